@@ -1,0 +1,83 @@
+"""An asyncio-native concurrency toolkit: coroutines, threads and worker processes in one pool.
+
+Everything is loaded at its first use, because every spawned process pays for what this imports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from aiopool._core.options import Priority, TaskOptions
+    from aiopool._core.outcome import Outcome, PoolStatistics
+    from aiopool._core.retry import Retry
+    from aiopool._run.handle import TaskHandle
+    from aiopool._run.pool import Pool
+    from aiopool._run.runner import run
+    from aiopool._run.stream import Stream
+    from aiopool._run.taskgroup import TaskGroup
+    from aiopool.errors import (
+        AiopoolError,
+        NotTransferable,
+        PoolClosed,
+        PoolFull,
+        RemoteError,
+        TaskTimeout,
+        WorkerCrashed,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AiopoolError",
+    "NotTransferable",
+    "Outcome",
+    "Pool",
+    "PoolClosed",
+    "PoolFull",
+    "PoolStatistics",
+    "Priority",
+    "RemoteError",
+    "Retry",
+    "Stream",
+    "TaskGroup",
+    "TaskHandle",
+    "TaskOptions",
+    "TaskTimeout",
+    "WorkerCrashed",
+    "run",
+]
+
+_HOME: Final = {
+    "AiopoolError": "errors",
+    "NotTransferable": "errors",
+    "Outcome": "_core.outcome",
+    "Pool": "_run.pool",
+    "PoolClosed": "errors",
+    "PoolFull": "errors",
+    "PoolStatistics": "_core.outcome",
+    "Priority": "_core.options",
+    "RemoteError": "errors",
+    "Retry": "_core.retry",
+    "Stream": "_run.stream",
+    "TaskGroup": "_run.taskgroup",
+    "TaskHandle": "_run.handle",
+    "TaskOptions": "_core.options",
+    "TaskTimeout": "errors",
+    "WorkerCrashed": "errors",
+    "run": "_run.runner",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    home = _HOME.get(name)
+    if home is None:
+        message = f"module 'aiopool' has no attribute {name!r}"
+        raise AttributeError(message)
+    value = globals()[name] = getattr(import_module(f"aiopool.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,188 @@
+"""The worker processes of a pool as one backend: started as needed, replaced, retired, let go.
+
+Workers start when there is work for them, several at once, and a dead one is replaced at once.
+Where they keep dying without finishing a call the next start waits ever longer, up to a second;
+where they cannot start at all, the calls that wait for one fail and say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, final
+
+from aiopool._backends import leaving
+from aiopool._backends.lane import Lane, State
+from aiopool._backends.launch import preload
+from aiopool._backends.parcels import encode
+from aiopool._core.scheduler import LanedVenue, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from multiprocessing.context import BaseContext
+
+    from aiopool._backends.base import Client
+    from aiopool._backends.parcels import Parcel
+    from aiopool._core.workload import Batch, Workload
+
+_log: Final = logging.getLogger("aiopool")
+_RETRY_START: Final = 0.5
+"""Seconds until a start is tried again after one has failed."""
+
+_FREE_CRASHES: Final = 8
+"""Crashes in a row, with no call finished in between, after which starts begin to wait."""
+
+
+@final
+class Fleet:
+    """All the lanes of one pool."""
+
+    def __init__(  # noqa: PLR0913 - the pool's own parameters, passed on
+        self,
+        client: Client,
+        venue: LanedVenue,
+        *,
+        size: int,
+        context: BaseContext,
+        grace: float,
+        initializer: bytes | None,
+        max_tasks: int | None,
+        max_memory: int | None,
+    ) -> None:
+        self._client = client
+        self._venue = venue
+        self._size = size
+        self._context = context
+        self._grace = grace
+        self._initializer = initializer
+        self._max_tasks = max_tasks
+        self._max_memory = max_memory
+        self._keeper = ThreadPoolExecutor(size + 2, thread_name_prefix="aiopool keeper")
+        self._lanes: dict[Slot, Lane] = {}
+        self._crashes = 0  # in a row
+        self._pause: asyncio.TimerHandle | None = None  # until which no worker is started
+        self._closing = False
+        self._emptied: asyncio.Event = asyncio.Event()
+        self.crashed = 0
+        if context.get_start_method() == "forkserver":
+            preload()
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """The lanes there are, starting ones included."""
+        return self._lanes.values()
+
+    def assign(self, now: float) -> None:
+        """Send what is to be sent now, and start workers for what is left."""
+        outgoing: defaultdict[Slot, list[Parcel]] = defaultdict(list)
+        for slot, batch in self._venue.assign(now):
+            self._load(slot, batch, outgoing)
+        for slot, parcels in outgoing.items():
+            self._lanes[slot].send(parcels)
+        if len(self._venue.queue):
+            self._grow()
+
+    def stop(self, workload: Workload, error: Exception | None) -> None:
+        """Stop the calls of a workload that workers have."""
+        for lane in list(self._lanes.values()):
+            lane.stop(workload, error)
+
+    async def close(self) -> None:
+        """Let all workers go, at most a grace period and what killing takes; idempotent."""
+        self._closing = True
+        if self._pause is not None:
+            self._pause.cancel()
+        for lane in list(self._lanes.values()):
+            lane.close()
+        while self._lanes:
+            self._emptied.clear()
+            await self._emptied.wait()
+        self._keeper.shutdown(wait=True)
+
+    def lane_ready(self, lane: Lane) -> None:
+        """A worker takes calls."""
+        self._client.worker_started(lane.pid)
+        self._client.changed()
+
+    def lane_idle(self, lane: Lane, resident: int) -> None:
+        """A worker has finished what it had, so workers are well; retire this one if it is due."""
+        self._crashes = 0
+        spent = lane.slot.allowance == 0
+        if spent or (self._max_memory is not None and resident > self._max_memory):
+            lane.close()
+
+    def lane_dead(self, lane: Lane, error: Exception | None) -> None:
+        """A worker is gone; start another unless it was let go for good."""
+        crashed = lane.crashed
+        del self._lanes[lane.slot]
+        self._venue.slots.remove(lane.slot)
+        leaving.forget(lane)
+        self._emptied.set()
+        self._client.worker_ended(lane.pid, crashed=crashed)
+        if self._closing:
+            return
+        self._crashes += crashed
+        self.crashed += crashed
+        if error is not None:
+            self._cannot_start(error)
+        elif crashed:
+            self._open_lane()
+        self._client.changed()
+
+    def _load(self, slot: Slot, batch: Batch, outgoing: dict[Slot, list[Parcel]]) -> None:
+        """Encode a batch for its worker; what cannot go fails, what is too much waits."""
+        parcels, refused, rest = encode(batch)
+        batch.workload.running += max(len(parcels), 1) - 1
+        unsent = len(refused) + (len(rest) if rest else 0)
+        self._venue.progress(slot, unsent, unsent * (batch.workload.cost.seconds or 0.0))
+        for call in refused:
+            self._client.failed(call.batch, call.error, 0.0, None)
+        if rest:
+            self._client.returned(rest)
+        if parcels:
+            outgoing[slot].extend(parcels)
+        else:
+            self._client.settled(batch)
+
+    def _grow(self) -> None:
+        """Start as many workers as the queued calls could keep busy."""
+        if self._pause is not None or self._closing:
+            return
+        starting = sum(lane.state is State.STARTING for lane in self.lanes)
+        room = self._size - len(self._lanes)
+        for _ in range(min(room, self._venue.backlog(self._size) - starting)):
+            self._open_lane()
+
+    def _open_lane(self) -> None:
+        if self._crashes > _FREE_CRASHES:
+            delay = min(1.0, 0.01 * 2 ** (self._crashes - _FREE_CRASHES))
+            self._wait(delay)
+            return
+        slot = Slot(self._max_tasks)
+        lane = Lane(self, self._client, self._venue, slot, self._keeper, self._grace)
+        self._lanes[slot] = lane
+        self._venue.slots.append(slot)
+        leaving.remember(lane)
+        measure = self._max_memory is not None
+        lane.start(self._context, self._initializer, measure=measure)
+
+    def _wait(self, delay: float) -> None:
+        """Start no worker for so many seconds."""
+        if self._pause is None:
+            loop = asyncio.get_running_loop()
+            self._pause = loop.call_later(delay, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._crashes = min(self._crashes, _FREE_CRASHES)
+        self._client.changed()
+
+    def _cannot_start(self, error: Exception) -> None:
+        """A worker did not get ready: others carry on, or those who wait for one are told."""
+        self._wait(_RETRY_START)
+        if any(lane.state in (State.READY, State.STARTING) for lane in self.lanes):
+            _log.warning("aiopool could not start a worker: %r", error)
+        else:
+            self._client.refused(error)

@@ -1,0 +1,117 @@
+"""Which calls are with a worker: their numbers, in the order they were sent.
+
+Plain bookkeeping. A worker runs its calls in order and tells of them in order, so a flight (a
+batch on its way) needs only the number of its first call and how many calls have been settled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiopool._core.workload import Batch
+
+
+@final
+class Flight:
+    """A batch with a worker: calls ``first`` up to ``stop``, the first ``settled`` of them told."""
+
+    __slots__ = ("batch", "first", "seconds", "settled")
+
+    def __init__(self, batch: Batch, first: int, seconds: float) -> None:
+        self.batch = batch
+        self.first = first
+        self.seconds = seconds  # what one of its calls was estimated to take
+        self.settled = 0
+
+    @property
+    def stop(self) -> int:
+        """The number after its last call."""
+        return self.first + len(self.batch)
+
+    def piece(self, start: int, stop: int) -> Flight:
+        """Some of its calls as a flight of their own."""
+        return Flight(self.batch.part(start, stop), self.first + start, self.seconds)
+
+
+class Call(NamedTuple):
+    """One call of a flight: its number and its place in the batch."""
+
+    seq: int
+    flight: Flight
+    place: int
+
+    def alone(self) -> Batch:
+        """The call as a batch of one."""
+        return self.flight.batch.part(self.place, self.place + 1)
+
+
+@final
+class Flights:
+    """The flights of one lane, oldest first. Numbers start at 1: 0 means no call."""
+
+    __slots__ = ("_queue", "next")
+
+    def __init__(self) -> None:
+        self._queue: deque[Flight] = deque()
+        self.next = 1
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(self._queue)
+
+    def add(self, batch: Batch) -> Flight:
+        """Number the calls of a batch that is sent now."""
+        flight = Flight(batch, self.next, batch.workload.cost.seconds or 0.0)
+        self.next += len(batch)
+        self._queue.append(flight)
+        return flight
+
+    def find(self, seq: int) -> Call | None:
+        """The unsettled call of that number, None if there is none."""
+        for flight in self._queue:
+            if flight.first + flight.settled <= seq < flight.stop:
+                return Call(seq, flight, seq - flight.first)
+        return None
+
+    def settle(self, call: Call, count: int) -> None:
+        """``count`` calls from this one on have been told of, and so have those before."""
+        flight = call.flight
+        flight.settled = call.place + count
+
+    def sweep(self) -> list[Flight]:
+        """Remove the flights all of whose calls are settled."""
+        done = []
+        while self._queue and self._queue[0].settled >= len(self._queue[0].batch):
+            done.append(self._queue.popleft())
+        return done
+
+    def cut(self, seq: int) -> list[Flight]:
+        """Take back all calls from that number on, as flights of what was cut off."""
+        cut: list[Flight] = []
+        for flight in self._queue:
+            start = max(seq - flight.first, flight.settled)
+            if start < len(flight.batch):
+                cut.append(flight.piece(start, len(flight.batch)))
+                flight.batch = flight.batch.part(0, start)
+        return cut
+
+    def abandon(self, guilty: Call | None) -> list[Flight]:
+        """Take all unsettled calls but the guilty one off, as flights of consecutive calls."""
+        left = []
+        for flight in self._queue:
+            spans = [(flight.settled, len(flight.batch))]
+            if guilty is not None and guilty.flight is flight:
+                spans = [(flight.settled, guilty.place), (guilty.place + 1, len(flight.batch))]
+            left.extend(flight.piece(start, stop) for start, stop in spans if start < stop)
+            flight.settled = len(flight.batch)
+        return left
+
+    def unstarted(self, started: int) -> bool:
+        """Whether a call after number ``started`` is waiting here."""
+        return bool(self._queue) and self._queue[-1].stop > started + 1

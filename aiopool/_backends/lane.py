@@ -1,0 +1,335 @@
+"""One worker process of the pool: batches out, results in, and the account when it dies.
+
+::
+
+    starting ── HELLO ──▶ ready ── close ──▶ closing ──▶ dead
+        └── refused, died ──┴───── died ──────────────────▶
+
+A lane is replaced, never repaired. Its slate then says which call was executing: that one alone
+fails; calls told of keep their results; the others go back to the queue, and no attempt is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
+
+from aiopool._backends.flights import Flights
+from aiopool._backends.process import WorkerProcess
+from aiopool._backends.watch import Watch
+from aiopool._wire.failure import decode_failure, remote_error
+from aiopool._wire.messages import CALLS, ERROR, HELLO, INTERRUPTED, REFUSED, SKIPPED, VALUE, VALUES
+from aiopool._wire.pickling import loads, seal, unpack
+from aiopool._wire.slate import FINISHED, STARTED
+from aiopool.errors import WorkerCrashed
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from multiprocessing.context import BaseContext
+
+    from aiopool._backends.base import Client
+    from aiopool._backends.flights import Call, Flight
+    from aiopool._backends.parcels import Parcel
+    from aiopool._core.scheduler import LanedVenue, Slot
+    from aiopool._core.workload import Batch, Workload
+    from aiopool._wire.framing import Frame
+    from aiopool._wire.messages import Group, Segment
+
+START_TIMEOUT: Final = 60.0
+"""Seconds a worker may take to get ready, its initializer included."""
+
+_FUNCTIONS: Final = 256
+"""Functions a worker remembers before it is told to forget them all."""
+
+
+class State(Enum):
+    """Where a lane is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    CLOSING = "closing"
+    DEAD = "dead"
+
+
+class Fleet(Protocol):
+    """Who is told how a lane fares."""
+
+    def lane_ready(self, lane: Lane) -> None:
+        """It takes calls."""
+
+    def lane_idle(self, lane: Lane, resident: int) -> None:
+        """It has nothing to do; ``resident`` is its memory in bytes if measured, else 0."""
+
+    def lane_dead(self, lane: Lane, error: Exception | None) -> None:
+        """It is gone and reaped; ``error`` says why it could not start, None if it had."""
+
+
+@final
+class Lane:
+    """One worker, from its start to its end."""
+
+    def __init__(  # noqa: PLR0913 - what joins a lane to the rest, said once
+        self,
+        fleet: Fleet,
+        client: Client,
+        venue: LanedVenue,
+        slot: Slot,
+        keeper: Executor,
+        grace: float,
+    ) -> None:
+        self.state = State.STARTING
+        self.crashed = False  # whether it died of itself after it was ready
+        self.slot = slot
+        self._fleet = fleet
+        self._client = client
+        self._venue = venue
+        self._grace = grace
+        self._process = WorkerProcess(self, keeper)
+        self._flights = Flights()
+        self._watch = Watch(self._process, self._flights, slot, grace, self._taken_back)
+        self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
+        self._refusal: Exception | None = None  # why it could not start
+        self._starting: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._resident = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, None before there is one."""
+        return self._process.pid
+
+    @property
+    def born(self) -> float:
+        """When it was started, on the monotonic clock."""
+        return self._process.born
+
+    @property
+    def task(self) -> str | None:
+        """The name of the call it executes, None if it is idle."""
+        running = self._running()
+        return None if running is None else running.flight.batch.workload.name
+
+    def start(self, context: BaseContext, initializer: bytes | None, *, measure: bool) -> None:
+        """Start the worker; the fleet is told when it is ready, or why it is not."""
+        loop = asyncio.get_running_loop()
+        self._overdue = loop.call_later(START_TIMEOUT, self._give_up)
+        self._starting = loop.create_task(
+            self._process.start(context, initializer, measure=measure)
+        )
+        self._starting.add_done_callback(self._start_ended)
+
+    def send(self, parcels: list[Parcel]) -> None:
+        """Send batches that were encoded for this worker, in one frame."""
+        forget = len(self._known) + len(parcels) > _FUNCTIONS
+        if forget:
+            self._known.clear()
+        groups = [self._address(parcel) for parcel in parcels]
+        self._process.send(CALLS, *seal((forget, groups)))
+        self._watch.arm()
+
+    def stop(self, workload: Workload, error: Exception | None) -> None:
+        """Stop the calls of a workload that are here; they end with ``error`` or as stopped."""
+        if self.state is State.READY:
+            self._watch.stop(workload, error)
+
+    def close(self) -> asyncio.Task[None] | None:
+        """Let the worker go, killing it after the grace period; the task ends when it is gone."""
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.CLOSING
+            self._end()
+        return self._ending
+
+    def abandon(self) -> None:
+        """End the worker without the event loop: the interpreter exits."""
+        self._process.abandon()
+
+    def frame_received(self, frame: Frame) -> None:
+        """A message of the worker's."""
+        try:
+            message = loads(frame.body, frame.buffers)
+        except Exception:  # noqa: BLE001 - a call wrote into the wrong descriptor, perhaps
+            self._process.kill()
+            return
+        if frame.kind == HELLO:
+            self._hello()
+        elif frame.kind == REFUSED:
+            self._refusal = decode_failure(message, loads)
+        else:
+            segments, self._resident = message
+            for segment in segments:
+                self._segment(segment)
+
+    def batch_received(self) -> None:
+        """The messages that came together have been dealt with."""
+        self._land()
+        self._client.changed()
+        self._watch.arm()
+
+    def process_ended(self) -> None:
+        """The process is gone; what it had written may still be on its way."""
+        self._process.drain()
+
+    def connection_ended(self) -> None:
+        """The socket has ended, so the worker has, or is of no use any more."""
+        if self.state in (State.STARTING, State.READY):
+            self._process.kill()
+            self._end()
+
+    def _start_ended(self, starting: asyncio.Task[None]) -> None:
+        error = None if starting.cancelled() else starting.exception()
+        if error is not None and self.state is State.STARTING:
+            self._refusal = error if isinstance(error, Exception) else remote_error(error)
+            self._end()
+
+    def _give_up(self) -> None:
+        if self.state is State.STARTING:
+            self._refusal = TimeoutError(f"a worker was not ready within {START_TIMEOUT:g} s")
+            self._process.kill()
+
+    def _hello(self) -> None:
+        if self.state is State.STARTING:
+            self._process.ready()
+            self.state = State.READY
+            self.slot.open = self.slot.allowance != 0
+            self._fleet.lane_ready(self)
+
+    def _address(self, parcel: Parcel) -> Group:
+        """Number a batch's calls and its function as this worker knows them."""
+        flight = self._flights.add(parcel.batch)
+        code = parcel.code
+        number = self._known.get(code)
+        if number is None:
+            number = self._known[code] = len(self._known)
+            return flight.first, number, code, parcel.mode, parcel.load
+        return flight.first, number, None, parcel.mode, parcel.load
+
+    def _segment(self, segment: Segment) -> None:
+        """Pass on how some consecutive calls ended."""
+        first, count, spent, kind, payload = segment
+        call = self._flights.find(first)
+        call = self._flights.find(first)
+        if call is None:
+            return  # taken back before
+        count = min(count, len(call.flight.batch) - call.place)
+        batch = self._settle(call, count)
+        seconds = spent / 1e9
+        if kind != SKIPPED and kind != INTERRUPTED:
+            batch.workload.cost.observe(seconds, count)
+        if kind == VALUES:
+            self._client.succeeded(batch, loads(payload), seconds, self.pid)
+        elif kind == VALUE:
+            self._value(batch, payload, seconds)
+        elif kind == ERROR:
+            self._client.failed(batch, decode_failure(payload, loads), seconds, self.pid)
+        else:
+            self._unfinished(batch, first, stopped=kind == INTERRUPTED)
+        self._watch.forget(first, count)
+
+    def _value(self, batch: Batch, payload: Any, seconds: float) -> None:  # noqa: ANN401
+        try:
+            value = unpack(payload)
+        except BaseException as error:  # noqa: BLE001 - a value's own code runs here, in our process
+            self._client.failed(batch, remote_error(error), seconds, self.pid)
+        else:
+            self._client.succeeded(batch, (value,), seconds, self.pid)
+
+    def _unfinished(self, batch: Batch, seq: int, *, stopped: bool) -> None:
+        """A call has no result: it was stopped, or was not started and may be elsewhere."""
+        if self._watch.was_stopped(seq):
+            error = self._watch.reason(seq)
+            if error is None:
+                self._client.stopped(batch)
+            else:
+                self._client.failed(batch, error, 0.0, self.pid)
+        elif stopped:
+            self._client.stopped(batch)
+        else:
+            self._client.returned(batch)
+
+    def _settle(self, call: Call, count: int) -> Batch:
+        """Take calls off the worker's account; they as a batch."""
+        flight = call.flight
+        self._flights.settle(call, count)
+        self._venue.progress(self.slot, count, count * flight.seconds)
+        return flight.batch.part(call.place, call.place + count)
+
+    def _taken_back(self, cut: list[Flight]) -> None:
+        """Calls that will not start here: back to the queue, or stopped as was asked."""
+        for flight in cut:
+            self._venue.progress(self.slot, len(flight.batch), len(flight.batch) * flight.seconds)
+            self._split(flight)
+        self._land()
+        self._client.changed()
+
+    def _split(self, flight: Flight) -> None:
+        """Tell of each call of a flight that did not start, those not to be stopped together."""
+        kept = 0
+        size = len(flight.batch)
+        for place in range(size + 1):
+            seq = flight.first + place
+            if place == size or self._watch.was_stopped(seq):
+                if place > kept:
+                    self._client.returned(flight.batch.part(kept, place))
+                kept = place + 1
+                if place < size:
+                    self._unfinished(flight.batch.part(place, place + 1), seq, stopped=False)
+
+    def _land(self) -> None:
+        """Settle the flights that are done; an idle worker takes calls again, or is retired."""
+        for flight in self._flights.sweep():
+            self._client.settled(flight.batch)
+        if not self._flights and self.state is State.READY:
+            self.slot.open = self.slot.allowance != 0
+            self._fleet.lane_idle(self, self._resident)
+
+    def _running(self) -> Call | None:
+        """The call the worker is executing, as far as its slate tells."""
+        if not self._flights:
+            return None
+        words = self._process.words
+        return self._flights.find(words[STARTED]) if words[STARTED] > words[FINISHED] else None
+
+    def _end(self) -> None:
+        """The worker is gone, or is to go: return what it did not start, and reap it."""
+        failed_start = self.state is State.STARTING
+        self.crashed = self.state is State.READY
+        guilty = self._running()
+        if self.state is not State.CLOSING:
+            self.state = State.DEAD
+        self.slot.open = False
+        if self._overdue is not None:
+            self._overdue.cancel()
+        for flight in reversed(self._flights.abandon(guilty)):
+            self._split(flight)
+        self.slot.load = 0
+        self._land()
+        self._client.changed()
+        self._ending = asyncio.get_running_loop().create_task(
+            self._reap(guilty, failed_start=failed_start)
+        )
+
+    async def _reap(self, guilty: Call | None, *, failed_start: bool) -> None:
+        if self._starting is not None:
+            await asyncio.wait([self._starting])
+        pid = self.pid
+        exitcode = await self._process.reap(self._grace)
+        self.state = State.DEAD
+        if failed_start and self._refusal is None:
+            self._refusal = WorkerCrashed("its start", pid=pid, exitcode=exitcode)
+        if guilty is not None:
+            self._blame(guilty, pid, exitcode)
+        self._watch.end()
+        self._fleet.lane_dead(self, self._refusal)
+
+    def _blame(self, guilty: Call, pid: int | None, exitcode: int | None) -> None:
+        """Tell of the call that was executing when the worker died."""
+        batch = guilty.alone()
+        if self._watch.was_stopped(guilty.seq):
+            self._unfinished(batch, guilty.seq, stopped=True)
+        else:
+            crash = WorkerCrashed(batch.workload.name, pid=pid, exitcode=exitcode)
+            self._client.failed(batch, crash, monotonic() - batch.started, pid)
+        self._client.changed()

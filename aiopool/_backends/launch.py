@@ -1,0 +1,150 @@
+"""Starts a worker process and lets go of it again: the blocking half of a lane.
+
+The process belongs to a ``ProcessPoolExecutor`` with one worker, which brings the start method,
+the preparation of the main module and the reaping. Everything here may block and runs in a
+thread; nothing here knows the event loop.
+
+Descriptors of the parent's that a worker must not hold, or it would never see the parent die:
+others are closed on exec, a forked worker closes those in ``_private`` itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import socket
+import sys
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from aiopool._wire.slate import Slate
+from aiopool._worker.main import Plan, prepare, ready
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+_SOCKET_BUFFER: Final = 1 << 20
+_PRELOAD: Final = ("aiopool._worker.main", "cloudpickle")
+_private: set[int] = set()
+
+
+def default_context() -> BaseContext:
+    """The start method used where none is asked for: forkserver where there is one, else spawn.
+
+    Never fork: a child forked beside running threads and an event loop inherits their locks,
+    handlers and descriptors.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def preload() -> None:
+    """Let a fork server that is not running yet load what every worker needs."""
+    server = getattr(multiprocessing.forkserver, "_forkserver", None)
+    wanted = list(getattr(server, "_preload_modules", ["__main__"]))
+    wanted.extend(name for name in _PRELOAD if name not in wanted)
+    multiprocessing.forkserver.set_forkserver_preload(wanted)
+
+
+@final
+class _Context:
+    """A multiprocessing context that remembers the process it made."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self._context = context
+        self.process: BaseProcess | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - it stands in for another object
+        return getattr(self._context, name)
+
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # noqa: ANN401, N802 - the context's own interface
+        self.process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+        return self.process
+
+
+@final
+class Launched:
+    """A started worker process and the parent's ends of what joins the two."""
+
+    def __init__(self, context: BaseContext, initializer: bytes | None, *, measure: bool) -> None:
+        """Start it; blocks until the process exists, not until it is ready.
+
+        Raises OSError where the system refuses a process or a descriptor, with nothing left.
+        """
+        self.sock, self._child = socket.socketpair()
+        self._guard: int | None = None
+        self._observed = _Context(context)
+        try:
+            self.slate, name = self._share()
+            forked = context.get_start_method() == "fork"
+            inherited = (*_private, self.sock.fileno()) if forked else ()
+            _private.update(self._descriptors())
+            self.executor = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=cast("BaseContext", self._observed),
+                initializer=prepare,
+                initargs=(self._child, Plan(initializer, measure, name, inherited)),
+            )
+            self.executor.submit(ready)
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id."""
+        process = self._observed.process
+        return None if process is None else process.pid
+
+    def wait(self) -> int | None:
+        """Block until the process has ended and is reaped; its exit code, None if unknown."""
+        self.executor.shutdown(wait=True)
+        process = self._observed.process
+        return None if process is None else process.exitcode
+
+    def started(self) -> None:
+        """The worker has its own copies of what was handed to it: close ours."""
+        self._child.close()
+
+    def hang_up(self) -> None:
+        """Let the worker see the end of its calls, whoever else holds the socket."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended already
+
+    def release(self) -> None:
+        """Close what the parent holds. Closing the guard ends a worker that still runs."""
+        _private.difference_update(self._descriptors())
+        self.sock.close()
+        self._child.close()
+        if self._guard is not None:
+            os.close(self._guard)
+            self._guard = None
+
+    def _share(self) -> tuple[Slate, str | None]:
+        """Make the slate and the guard pipe and send the worker its ends ahead."""
+        for end in (self.sock, self._child):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
+        if not hasattr(socket, "send_fds"):
+            name = f"aiopool-{uuid.uuid4()}"
+            return Slate.named(name), name
+        slate, slate_fd = Slate.create()
+        handed = [slate_fd]
+        try:
+            if sys.platform == "linux":
+                read_end, self._guard = os.pipe()
+                handed.append(read_end)
+            socket.send_fds(self.sock, [b"\0"], handed)
+        finally:
+            for fd in handed:
+                os.close(fd)
+        return slate, None
+
+    def _descriptors(self) -> set[int]:
+        fds = {self.sock.fileno(), -1 if self._guard is None else self._guard}
+        return fds - {-1}

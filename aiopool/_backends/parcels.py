@@ -1,0 +1,117 @@
+"""Batches as they cross to a worker: which pickles, how many at once, and what cannot go.
+
+Scalars share one pickle. Anything else is pickled call by call, so that what cannot be pickled
+fails alone, before a worker is involved, and what does not unpickle fails alone over there.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiopool._wire.diagnosis import explain
+from aiopool._wire.messages import EXACT, SCALARS, STAR
+from aiopool._wire.pickling import all_scalars, dumps, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiopool._backends.base import Function
+    from aiopool._core.workload import Batch
+    from aiopool._wire.pickling import Packed
+    from aiopool.errors import NotTransferable
+
+_HEAVY: Final = 1 << 20
+"""Bytes after which a batch goes as it is and the rest of it waits for another turn."""
+
+
+class Parcel(NamedTuple):
+    """A batch ready to be sent: its function's pickle, its mode, and its load."""
+
+    batch: Batch
+    code: bytes
+    mode: int
+    load: Any
+
+
+class Refused(NamedTuple):
+    """A call whose argument cannot be sent, as a batch of one, and why."""
+
+    batch: Batch
+    error: NotTransferable
+
+
+def encode(batch: Batch) -> tuple[list[Parcel], list[Refused], Batch | None]:
+    """The parcels of a batch, the calls that cannot go, and what is left for another turn."""
+    function: Function = batch.workload.function
+    star = batch.workload.star
+    mode = (STAR if star else 0) | (EXACT if batch.workload.exact else 0)
+    if batch.payloads is not None:
+        return [Parcel(batch, function.code, mode, list(batch.payloads))], [], None
+    flat = chain.from_iterable(batch.items) if star else batch.items
+    if all_scalars(flat):
+        return [Parcel(batch, function.code, mode | SCALARS, dumps(list(batch.items)))], [], None
+    return _encode_each(batch, function, mode)
+
+
+def pack_argument(item: object, function: Function) -> Packed:
+    """Pickle one call's argument; raises ``NotTransferable`` naming the part that cannot be."""
+    try:
+        return pack(item)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = f"an argument of {function.name}()"
+        raise explain(item, error, what=what, can_pickle=can_pickle, prefix="args") from error
+
+
+def pack_function(call: Callable[..., Any], name: str) -> bytes:
+    """Pickle a callable; raises ``NotTransferable`` naming the part of it that cannot be."""
+    try:
+        return dumps(call)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        what = f"the function {name}()"
+        raise explain(call, error, what=what, can_pickle=can_pickle) from error
+
+
+def can_pickle(obj: object) -> bool:
+    """Whether it can be sent."""
+    try:
+        dumps(obj)
+    except Exception:  # noqa: BLE001 - that is the question
+        return False
+    return True
+
+
+def _encode_each(
+    batch: Batch, function: Function, mode: int
+) -> tuple[list[Parcel], list[Refused], Batch | None]:
+    parcels: list[Parcel] = []
+    refused: list[Refused] = []
+    load: list[Packed] = []
+    start = weight = 0
+    size = len(batch)
+    code = function.code
+    for place, item in enumerate(batch.items):
+        try:
+            load.append(pack_argument(item, function))
+            weight += _weigh(load[-1])
+        except Exception as error:  # noqa: BLE001 - NotTransferable, and nothing of the caller's
+            refused.append(Refused(batch.part(place, place + 1), error))  # type: ignore[arg-type]
+            if load:
+                parcels.append(Parcel(batch.part(start, place), code, mode, load))
+            load, start = [], place + 1
+        if weight > _HEAVY and place + 1 < size:
+            size = place + 1
+            break
+    if load:
+        parcels.append(Parcel(batch.part(start, size), code, mode, load))
+    return parcels, refused, batch.part(size, len(batch)) if size < len(batch) else None
+
+
+def _weigh(packed: Packed) -> int:
+    data, buffers = packed
+    size = memoryview(data).nbytes
+    return size + sum(memoryview(buffer).nbytes for buffer in buffers) if buffers else size

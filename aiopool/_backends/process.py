@@ -1,0 +1,160 @@
+"""A worker process as the event loop sees it: started, signalled, noticed to be dead, reaped.
+
+Three things tell of the end: the socket's end, the future of the one open executor call, and on
+Linux a process descriptor, which does so even where a grandchild holds the other two open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol, final
+
+from aiopool._backends.connection import Connection, Listener
+from aiopool._backends.launch import Launched
+from aiopool._worker.main import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+    from multiprocessing.context import BaseContext
+
+    from aiopool._wire.framing import Bytes
+
+
+class Owner(Listener, Protocol):
+    """Who is told what a worker process does."""
+
+    def process_ended(self) -> None:
+        """The process has ended, or can no longer serve; may be told more than once."""
+
+
+@final
+class WorkerProcess:
+    """One process and what joins it to this one."""
+
+    def __init__(self, owner: Owner, keeper: Executor) -> None:
+        self._owner = owner
+        self._keeper = keeper  # threads for what blocks
+        self._launched: Launched | None = None
+        self._connection: Connection | None = None
+        self._pidfd: int | None = None
+        self.born = monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None before it has one."""
+        return None if self._launched is None else self._launched.pid
+
+    @property
+    def words(self) -> memoryview:
+        """The words of its slate."""
+        assert self._launched is not None
+        return self._launched.slate.words
+
+    async def start(
+        self, context: BaseContext, initializer: bytes | None, *, measure: bool
+    ) -> None:
+        """Start it and open the one call that serves; returns before it is ready.
+
+        Raises OSError where the system refuses a process or a descriptor.
+        """
+        loop = asyncio.get_running_loop()
+        self._launched = launched = await loop.run_in_executor(
+            self._keeper, lambda: Launched(context, initializer, measure=measure)
+        )
+        self._connection = await Connection.open(self._owner, launched.sock)
+        self._watch(loop)
+        serving = loop.run_in_executor(launched.executor, serve)
+        serving.add_done_callback(self._serving_ended)
+
+    def ready(self) -> None:
+        """It said hello, so it has its own copies of what it was handed."""
+        assert self._launched is not None
+        self._launched.started()
+
+    def send(self, kind: int, body: Bytes, buffers: Sequence[Bytes]) -> None:
+        """Write one frame to it."""
+        assert self._connection is not None
+        self._connection.send(kind, body, buffers)
+
+    def drain(self) -> None:
+        """It is dead: take what it had written, then let the connection end."""
+        if self._connection is not None:
+            self._connection.drain()
+
+    def interrupt(self) -> None:
+        """Have its interrupt handler run; nothing where there are no such signals."""
+        if sys.platform != "win32":
+            self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing; harmless if it has ended."""
+        self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def abandon(self) -> None:
+        """End it without the event loop, which may be gone."""
+        if self._launched is not None:
+            self._launched.hang_up()
+            self.kill()
+
+    def leave(self) -> None:
+        """Close the socket: an idle worker ends by itself."""
+        if self._connection is not None:
+            self._connection.close()
+
+    async def reap(self, patience: float) -> int | None:
+        """Wait for its end, for ``patience`` seconds before it is killed; its exit code."""
+        if self._launched is None:
+            return None
+        loop = asyncio.get_running_loop()
+        self.leave()
+        killing = loop.call_later(patience, self.kill)
+        try:
+            return await loop.run_in_executor(self._keeper, self._launched.wait)
+        finally:
+            killing.cancel()
+            self._release(loop)
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._unwatch(loop)
+        if self._launched is not None:
+            self._launched.release()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        pid = self.pid
+        if pid is None or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:  # it ended already, or the kernel is too old: the socket will tell
+            return
+        loop.add_reader(self._pidfd, self._process_ended, loop)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pidfd is not None:
+            loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _process_ended(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pidfd is not None:
+            loop.remove_reader(self._pidfd)
+        self._owner.process_ended()
+
+    def _serving_ended(self, serving: asyncio.Future[None]) -> None:
+        if not serving.cancelled():
+            serving.exception()  # a broken pool or a broken protocol: the worker is done for
+        self._owner.process_ended()
+
+    def _signal(self, signum: int) -> None:
+        try:
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signum)
+            elif self.pid is not None:
+                os.kill(self.pid, signum)
+        except ProcessLookupError:
+            return  # it ended first, which is what was wanted

@@ -1,0 +1,85 @@
+"""The order in which workloads get their turn: priority with aging, by a key that never changes.
+
+The key is ``turn + priority * aging`` seconds: a workload waits behind newer, more important
+work for at most the difference in priority times ``aging``, and nothing has to be sorted again
+as time passes. Equal keys are first in, first out. With infinite ``aging`` priority is strict.
+A workload that was served goes back with a fresh turn, which makes equals share turn by turn.
+
+Removal is lazy: a heap entry counts only while it is its workload's ``entry``. The heap is
+swept when most of it is stale, so a storm of cancels costs O(n log n) altogether.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiopool._core.workload import Workload
+
+_SWEEP_AT: Final = 64
+
+
+@final
+class TurnQueue:
+    """A priority queue of workloads, each in it at most once."""
+
+    __slots__ = ("_aging", "_heap", "_live", "_order", "_strict")
+
+    def __init__(self, aging: float) -> None:
+        self._aging = 0.0 if aging == inf else aging
+        self._strict = aging == inf
+        self._heap: list[tuple[Any, ...]] = []
+        self._order = count()
+        self._live = 0
+
+    def __len__(self) -> int:
+        return self._live
+
+    def __iter__(self) -> Iterator[Workload]:
+        """The workloads in it, in no particular order."""
+        return (entry[-1] for entry in self._heap if entry[-1].entry is entry)
+
+    def push(self, workload: Workload) -> None:
+        """Put it in its place by ``turn`` and ``priority``; if it is in already, move it there."""
+        if workload.entry is None:
+            self._live += 1
+        turn, priority = workload.turn, workload.priority
+        if self._strict:
+            entry = (priority, turn, next(self._order), workload)
+        else:
+            entry = (turn + priority * self._aging, turn, next(self._order), workload)
+        workload.entry = entry
+        heappush(self._heap, entry)
+
+    def peek(self) -> Workload | None:
+        """The workload whose turn it is, None if the queue is empty."""
+        heap = self._heap
+        while heap:
+            entry = heap[0]
+            workload: Workload = entry[-1]
+            if workload.entry is entry:
+                return workload
+            heappop(heap)
+        return None
+
+    def remove(self, workload: Workload) -> None:
+        """Take it out if it is in."""
+        if workload.entry is None:
+            return
+        workload.entry = None
+        self._live -= 1
+        if len(self._heap) > 2 * self._live + _SWEEP_AT:
+            self._heap = [entry for entry in self._heap if entry[-1].entry is entry]
+            heapify(self._heap)
+
+    def validate(self) -> None:
+        """Raise AssertionError unless what always holds holds."""
+        live = [entry for entry in self._heap if entry[-1].entry is entry]
+        assert len(live) == self._live, (len(live), self._live)
+        assert len({id(entry[-1]) for entry in live}) == len(live)
+        assert all(a <= b for a, b in zip(self._heap, sorted(self._heap), strict=True) if a is b)

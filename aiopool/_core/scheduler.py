@@ -1,0 +1,227 @@
+"""Which calls start now, and where: the one place that decides.
+
+A venue is a queue and the places its calls may run in. Counted venues (the event loop,
+threads) have so many places and hand out single calls; the laned venue has one slot a worker
+process, to which it hands batches bounded by time. After any change the shell asks ``assign``
+what should run now and performs the answer; it derives that from the state alone, so asking
+again is harmless, and a cancelled, crashed or finished call needs no path of its own.
+
+No clock, no I/O: ``now`` is seconds on whatever monotonic clock the shell keeps.
+Costs O(log n) a decision in the number of queued workloads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from aiopool._core.estimate import QUANTUM, SMALLEST_SHARE
+from aiopool._core.queue import TurnQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiopool._core.workload import Batch, Workload
+
+@final
+class Slot:
+    """One worker as the scheduler sees it."""
+
+    __slots__ = ("allowance", "due", "load", "open", "outstanding")
+
+    def __init__(self, allowance: int | None = None) -> None:
+        self.open = False  # takes calls: it is ready and not retiring
+        self.load = 0  # calls handed to it and not yet settled
+        self.outstanding = 0.0  # estimated seconds of those calls
+        self.due = 0.0  # when they should be done
+        self.allowance = allowance  # calls it may still be handed, None if unbounded
+
+    def __repr__(self) -> str:
+        state = "open" if self.open else "shut"
+        return f"<Slot {state} load={self.load} outstanding={self.outstanding:.6f}>"
+
+
+class Venue:
+    """A queue of workloads; what to start next is its subclass's to say."""
+
+    __slots__ = ("population", "queue")
+
+    def __init__(self, aging: float) -> None:
+        self.queue = TurnQueue(aging)
+        self.population = 0  # workloads that are not concluded
+
+    def wake(self, workload: Workload) -> None:
+        """Queue a workload that has, or may have, something to start."""
+        if workload.entry is None and not workload.stopped and self._has_room(workload):
+            self.queue.push(workload)
+
+    def give_back(self, batch: Batch) -> None:
+        """Queue calls that were not started, or are to be tried again, at their original age."""
+        workload = batch.workload
+        workload.put_back(batch)
+        if self._has_room(workload):
+            self.queue.push(workload)
+
+    def drop(self, workload: Workload) -> None:
+        """Take a workload out."""
+        self.queue.remove(workload)
+
+    def moved(self, workload: Workload) -> None:
+        """Its priority has changed: if it is queued, put it where it belongs now."""
+        if workload.entry is not None:
+            self.queue.push(workload)
+
+    def settle(self, batch: Batch) -> None:
+        """A batch handed out has left its place, whatever became of its calls."""
+        workload = batch.workload
+        workload.running -= 1
+        self.wake(workload)
+
+    def _has_room(self, workload: Workload) -> bool:
+        limit = workload.settings.limit
+        return limit is None or workload.running < limit
+
+    def _serve(self, workload: Workload, count: int, now: float) -> Batch | None:
+        """Take a batch in the workload's turn and queue what is left of it afresh."""
+        batch = workload.take(count)
+        if batch is None:
+            self.queue.remove(workload)
+            return None
+        batch.started = now
+        if batch.began is None:
+            batch.began = now
+        workload.running += 1
+        workload.turn = now
+        if self._has_room(workload) and workload.remaining() != 0:
+            self.queue.push(workload)
+        else:
+            self.queue.remove(workload)
+        return batch
+
+
+@final
+class CountedVenue(Venue):
+    """So many places, one call each: the event loop under ``limit``, and threads."""
+
+    __slots__ = ("capacity", "lent", "running")
+
+    def __init__(self, capacity: int, aging: float) -> None:
+        super().__init__(aging)
+        self.capacity = capacity
+        self.running = 0  # places taken; may pass ``capacity`` when a lent one is forced back
+        self.lent = 0  # calls that wait for this pool and gave their place away meanwhile
+
+    def assign(self, now: float) -> Iterator[Batch]:
+        """The calls to start now, each in a batch of one."""
+        while self.running < self.capacity:
+            workload = self.queue.peek()
+            if workload is None:
+                return
+            batch = self._serve(workload, 1, now)
+            if batch is not None:
+                self.running += 1
+                yield batch
+
+    def settle(self, batch: Batch) -> None:
+        """A call has ended and its place is free."""
+        self.running -= 1
+        super().settle(batch)
+
+    def lend(self) -> None:
+        """A running call gives its place away while it waits for its own pool."""
+        self.running -= 1
+        self.lent += 1
+
+    def reclaim(self) -> None:
+        """A call that lent its place has one again."""
+        self.running += 1
+        self.lent -= 1
+
+    def validate(self) -> None:
+        """Raise AssertionError unless what always holds holds."""
+        self.queue.validate()
+        assert self.running >= 0, self.running
+        assert self.lent >= 0, self.lent
+        stuck = self.running < self.capacity and self.queue.peek() is not None
+        assert not stuck, "a place is free while calls wait: assign was not asked"
+
+
+@final
+class LanedVenue(Venue):
+    """Worker processes: a batch goes to the worker that is idle, or soon will be."""
+
+    __slots__ = ("slots",)
+
+    def __init__(self, aging: float) -> None:
+        super().__init__(aging)
+        self.slots: list[Slot] = []
+
+    def assign(self, now: float) -> Iterator[tuple[Slot, Batch]]:
+        """The batches to send now, and where."""
+        while True:
+            workload = self.queue.peek()
+            if workload is None:
+                return
+            slot = self._choose(workload, now)
+            if slot is None:
+                return
+            batch = self._serve(workload, self._fit(workload, slot), now)
+            if batch is not None:
+                self._occupy(slot, batch, now)
+                yield slot, batch
+
+    def progress(self, slot: Slot, count: int, seconds: float) -> None:
+        """``count`` calls, estimated at ``seconds``, have left a slot."""
+        slot.load -= count
+        slot.outstanding = max(0.0, slot.outstanding - seconds) if slot.load else 0.0
+
+    def backlog(self, enough: int) -> int:
+        """How many calls are queued, counted up to ``enough``."""
+        total = 0
+        for workload in self.queue:
+            left = workload.remaining()
+            total += enough if left is None else left
+            if total >= enough:
+                return enough
+        return total
+
+    def _choose(self, workload: Workload, now: float) -> Slot | None:
+        """An idle slot; else, for short calls, the one soonest done with room for one more."""
+        best: Slot | None = None
+        cost = workload.cost.seconds
+        ahead = cost is not None and workload.settings.limit is None
+        for slot in self.slots:
+            if not slot.open:
+                continue
+            if not slot.load:
+                return slot
+            if ahead and now <= slot.due and slot.outstanding + cost <= QUANTUM / 2:  # type: ignore[operator]
+                best = slot if best is None or slot.due < best.due else best
+        return best
+
+    def _fit(self, workload: Workload, slot: Slot) -> int:
+        """How many calls make up the slot's share of what is left, in time."""
+        budget = QUANTUM - slot.outstanding
+        left = workload.remaining()
+        if left is not None and workload.cost.seconds is not None:
+            share = left * workload.cost.seconds / (2 * max(1, len(self.slots)))
+            budget = min(budget, max(share, SMALLEST_SHARE))
+        count = max(1, workload.cost.fit(budget))
+        return count if slot.allowance is None else min(count, slot.allowance)
+
+    def _occupy(self, slot: Slot, batch: Batch, now: float) -> None:
+        seconds = len(batch) * (batch.workload.cost.seconds or 0.0)
+        slot.load += len(batch)
+        slot.outstanding += seconds
+        slot.due = max(slot.due, now) + seconds
+        if slot.allowance is not None:
+            slot.allowance -= len(batch)
+            slot.open = slot.allowance > 0
+
+    def validate(self) -> None:
+        """Raise AssertionError unless what always holds holds."""
+        self.queue.validate()
+        for slot in self.slots:
+            assert slot.load >= 0, slot
+            assert slot.load or not slot.outstanding, slot
+        idle = any(slot.open and not slot.load for slot in self.slots)
+        assert not (idle and self.queue.peek()), "a worker is idle while calls wait"

@@ -1,0 +1,201 @@
+"""What the queue holds: a workload is calls of one function that share their options.
+
+``submit`` makes a workload of one call; ``map`` and ``stream`` make one with a cursor into
+their input, so a million items are one queue entry and only what is taken is held.
+A batch is a run of those calls on its way through one attempt; what comes back unstarted
+or is to be tried again waits in ``again``, ahead of input not yet taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+if TYPE_CHECKING:
+    from aiopool._core.estimate import Estimate
+    from aiopool._core.options import Settings
+
+
+class Source(Protocol):
+    """Where a workload's items come from."""
+
+    def take(self, count: int, /) -> Sequence[Any]:
+        """Up to ``count`` items; none if there are none now. Never raises."""
+
+    def remaining(self) -> int | None:
+        """How many items are left, None if that is not known."""
+
+
+@final
+class Empty:
+    """The source of a workload whose calls are all in ``again``."""
+
+    def take(self, _count: int, /) -> Sequence[Any]:
+        """Nothing, ever."""
+        return ()
+
+    def remaining(self) -> int:
+        """Zero."""
+        return 0
+
+
+EMPTY = Empty()
+
+
+@final
+class Batch:
+    """Consecutive calls of one workload in the same attempt.
+
+    ``indices`` are their places in the input and ``attempt`` counts from 1. ``since`` is when
+    the calls could first have started, ``began`` when their first attempt did.
+    """
+
+    __slots__ = ("attempt", "began", "indices", "items", "payloads", "started", "workload")
+
+    def __init__(
+        self,
+        workload: Workload,
+        indices: Sequence[int],
+        items: Sequence[Any],
+        attempt: int = 1,
+        began: float | None = None,
+    ) -> None:
+        self.workload = workload
+        self.indices = indices
+        self.items = items
+        self.attempt = attempt
+        self.began = began
+        self.started = 0.0  # when this attempt was handed to a worker or a slot
+        self.payloads: Sequence[Any] | None = None  # the items as they cross, once encoded
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def part(self, start: int, stop: int, *, attempt: int = 0) -> Batch:
+        """The calls from ``start`` to ``stop`` as a batch of their own."""
+        piece = Batch(
+            self.workload,
+            self.indices[start:stop],
+            self.items[start:stop],
+            attempt or self.attempt,
+            self.began,
+        )
+        piece.started = self.started
+        if self.payloads is not None:
+            piece.payloads = self.payloads[start:stop]
+        return piece
+
+    def __repr__(self) -> str:
+        return f"<Batch {list(self.indices[:3])}… of {self.workload!r}, attempt {self.attempt}>"
+
+
+@final
+class Workload:
+    """Calls of one function: who they are, what is left of them, and when their turn is."""
+
+    __slots__ = (
+        "again",
+        "context",
+        "cost",
+        "deadline",
+        "entry",
+        "exact",
+        "function",
+        "name",
+        "next_index",
+        "priority",
+        "reason",
+        "resting",
+        "running",
+        "settings",
+        "silent",
+        "since",
+        "sink",
+        "source",
+        "star",
+        "stopped",
+        "turn",
+        "venue",
+    )
+
+    def __init__(
+        self,
+        function: Any,  # noqa: ANN401 - whatever the venue's backend calls
+        settings: Settings,
+        *,
+        name: str,
+        venue: str,
+        sink: Any,  # noqa: ANN401 - the run room's business
+        now: float,
+        cost: Estimate,
+        source: Source = EMPTY,
+        star: bool = True,
+        exact: bool = False,
+    ) -> None:
+        self.function = function
+        self.settings = settings
+        self.name = name
+        self.venue = venue
+        self.sink = sink
+        self.cost = cost
+        self.source = source
+        self.star = star  # an item is the tuple of a call's arguments, not the one argument
+        self.exact = exact  # a call is never run twice within one attempt, whatever dies
+        self.priority = settings.priority
+        self.since = now
+        self.turn = now  # when it was last served; its key in the queue is made from it
+        deadline = settings.deadline
+        self.deadline = None if deadline is None else now + deadline
+        self.again: deque[Batch] = deque()
+        self.next_index = 0
+        self.running = 0  # batches handed out and not yet settled
+        self.resting: set[Batch] = set()  # calls waiting out a backoff
+        self.context: Any = None  # the submitter's context variables, where calls run beside it
+        self.stopped = False  # nothing more of it may start
+        self.reason: Exception | None = None  # why it was stopped; None: it was cancelled
+        self.silent = False  # part of another workload's call: not counted, nobody is told
+        self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue
+
+    def take(self, count: int) -> Batch | None:
+        """Up to ``count`` calls to start now, None if there are none now."""
+        if self.again:
+            batch = self.again.popleft()
+            if len(batch) > count:
+                self.again.appendleft(batch.part(count, len(batch)))
+                batch = batch.part(0, count)
+            return batch
+        items = self.source.take(count)
+        if not items:
+            return None
+        first = self.next_index
+        self.next_index = first + len(items)
+        return Batch(self, range(first, first + len(items)), items)
+
+    def probe(self) -> None:
+        """Find out whether the input has ended, by taking one more call and putting it back."""
+        batch = None if self.again or self.stopped else self.take(1)
+        if batch is not None:
+            self.again.append(batch)
+
+    def put_back(self, batch: Batch) -> None:
+        """Return calls that were not started: first in line, at their original age."""
+        self.again.appendleft(batch)
+        self.turn = self.since
+
+    def remaining(self) -> int | None:
+        """Calls that could still be taken, None if that is not known."""
+        left = self.source.remaining()
+        return None if left is None else left + sum(map(len, self.again))
+
+    def stop(self, reason: Exception | None) -> list[Batch]:
+        """Let nothing more of it start; return the calls that were waiting to."""
+        self.stopped = True
+        self.reason = reason
+        dropped = [*self.again, *self.resting]
+        self.again.clear()
+        self.resting.clear()
+        return dropped
+
+    def __repr__(self) -> str:
+        return f"<Workload {self.name} priority={self.priority} running={self.running}>"

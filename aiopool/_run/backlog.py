@@ -1,0 +1,68 @@
+"""The bound on what waits: who submits more than ``max_pending`` calls waits here, or is refused.
+
+Those who wait are let in by priority, then by age.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, final
+
+from aiopool._run.ticket import Ticket
+from aiopool.errors import PoolClosed, PoolFull
+
+if TYPE_CHECKING:
+    from aiopool._run.engine import Engine
+
+
+@final
+class Backlog:
+    """Lets calls in while fewer than ``bound`` wait for their turn."""
+
+    def __init__(self, engine: Engine, bound: int | None) -> None:
+        self._engine = engine
+        self._bound = bound
+        self._waiters: list[tuple[int, int, Ticket[None]]] = []
+        self._order = count()
+        self._granted = 0  # let in, and not yet among those who wait for their turn
+        if bound is not None:
+            engine.on_room = self._let_in
+
+    def claim(self) -> None:
+        """Come in without waiting; raises ``PoolFull`` if there is no room."""
+        if self._bound is not None and not self._has_room():
+            self._engine.changed()  # what was submitted in this turn may be able to start
+            if not self._has_room():
+                raise PoolFull(self._bound)
+
+    async def enter(self, priority: int) -> None:
+        """Come in, waiting for room if need be; submit right after."""
+        if self._bound is None or (not self._waiters and self._has_room()):
+            return
+        ticket: Ticket[None] = Ticket(self._engine, self._engine.loop)
+        ticket.on_cancel(ticket.conclude_stopped)
+        heappush(self._waiters, (priority, next(self._order), ticket))
+        self._engine.soon()
+        try:
+            await ticket
+        finally:
+            if ticket.done() and not ticket.cancelled():
+                self._granted -= 1
+                self._engine.soon()
+
+    def refuse_all(self) -> None:
+        """The pool is closing: nobody comes in any more."""
+        for _, _, ticket in self._waiters:
+            ticket.fail(PoolClosed("the pool was closed while this call waited for room"))
+        self._waiters.clear()
+
+    def _has_room(self) -> bool:
+        return self._bound is None or self._engine.pending + self._granted < self._bound
+
+    def _let_in(self) -> None:
+        while self._waiters and self._has_room():
+            _, _, ticket = heappop(self._waiters)
+            if not ticket.done():
+                self._granted += 1
+                ticket.conclude(None)

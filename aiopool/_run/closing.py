@@ -1,0 +1,142 @@
+"""How a pool ends: drained or cut short, once, whoever asks and however often.
+
+Closing is one task of its own. Those who ask wait for it; one that is cancelled meanwhile, or that
+asks to cut things short, turns draining into cancelling, and still waits until all is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final, final
+
+from aiopool._run.stream import Flow
+from aiopool._run.ticket import Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from aiopool._backends.fleet import Fleet
+    from aiopool._backends.tasks import TaskBackend
+    from aiopool._run.backlog import Backlog
+    from aiopool._run.engine import Engine
+
+_log: Final = logging.getLogger("aiopool")
+_MARGIN: Final = 0.5
+"""Seconds beyond the grace period that stopped work has to be gone."""
+
+
+@final
+class Closer:
+    """Ends one pool."""
+
+    def __init__(  # noqa: PLR0913 - all that has to be ended
+        self,
+        engine: Engine,
+        backlog: Backlog,
+        tasks: TaskBackend,
+        fleet: Fleet | None,
+        threads: Any,  # noqa: ANN401 - an executor made for this pool
+        grace: float,
+    ) -> None:
+        self._engine = engine
+        self._backlog = backlog
+        self._tasks = tasks
+        self._fleet = fleet
+        self._threads = threads
+        self._grace = grace
+        self._short = asyncio.Event()  # set: cancel what is left
+        self._closing: asyncio.Task[None] | None = None
+        self._hook: AsyncGenerator[None, None] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the pool takes no more work."""
+        return self._closing is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether all is gone."""
+        return self._closing is not None and self._closing.done()
+
+    async def arm(self) -> None:
+        """Have the event loop close the pool if nobody else has when the loop ends."""
+        self._hook = self._at_loop_end()
+        await anext(self._hook)
+
+    def close(self, *, drain: bool, timeout: float | None) -> Ticket[None]:
+        """Begin, or join in; the ticket is done when all is gone."""
+        loop = self._engine.loop
+        ticket: Ticket[None] = Ticket(self._engine, loop)
+        if self._closing is None:
+            self._closing = loop.create_task(self._close())
+        self._closing.add_done_callback(lambda _: ticket.conclude(None))
+        ticket.on_cancel(self.cut_short)
+        if not drain:
+            self.cut_short()
+        elif timeout is not None:
+            timer = loop.call_later(timeout, self.cut_short)
+            self._closing.add_done_callback(lambda _: timer.cancel())
+        return ticket
+
+    def cut_short(self) -> None:
+        """Cancel what is left instead of waiting for it."""
+        self._short.set()
+
+    def forsake(self) -> None:
+        """The pool was dropped unclosed; may be called in any thread."""
+        loop = self._engine.loop
+        if not self.begun and not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: self.close(drain=False, timeout=None))
+
+    async def _close(self) -> None:
+        self._backlog.refuse_all()
+        for workload in list(self._engine.live):
+            if isinstance(workload.sink, Flow):
+                workload.sink.cut()
+        await self._insist(self._engine.until_empty(), self._short.wait())
+        if self._engine.live:
+            self._engine.stop_all()
+            bound = asyncio.sleep(self._grace + _MARGIN)
+            await self._insist(self._engine.until_empty(), bound)
+            self._forsake_tasks()
+        if self._fleet is not None:
+            await self._insist(self._fleet.close())
+        if self._threads is not None:
+            self._threads.shutdown(wait=not self._threads_busy())
+        if self._hook is not None:
+            await self._hook.aclose()
+
+    def _threads_busy(self) -> bool:
+        return self._engine.venues["thread"].running > 0  # type: ignore[attr-defined, no-any-return]
+
+    def _forsake_tasks(self) -> None:
+        for task in self._tasks.forsake():
+            _log.warning("a call ignores its cancellation and is left behind: %r", task)
+
+    async def _insist(self, *ways: Any) -> None:  # noqa: ANN401 - coroutines of any kind
+        """Wait until one of these is done, through any cancellation of this task.
+
+        A loop that is being shut down cancels this task as it does all; what it does is just what
+        is needed then.
+        """
+        waiting = [asyncio.ensure_future(way) for way in ways]
+        while not any(way.done() for way in waiting):
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self.cut_short()
+                waiting = [asyncio.ensure_future(way) if way.cancelled() else way for way in waiting]
+        for way in waiting:
+            way.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([way])
+
+    async def _at_loop_end(self) -> AsyncGenerator[None, None]:
+        """Suspended for the pool's life; a loop closes such generators when it is shut down."""
+        try:
+            yield
+        finally:
+            if not self.begun:
+                await self.close(drain=False, timeout=None)

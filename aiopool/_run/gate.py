@@ -1,0 +1,140 @@
+"""Calls with a ``limiter``: let through it one by one, and only then in line for a worker.
+
+A gate is a backend whose places are passes. A pass is a task that enters the limiter, submits the
+call to its real venue, waits for it and leaves the limiter: entered and left by the same task, as
+limiters that count borrowers demand. At most one pass waits at the limiter, so priority decides
+who is next; and only as many as keep the workers busy are through it and not yet done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+from aiopool._core.scheduler import CountedVenue
+from aiopool._core.workload import Batch, Workload
+from aiopool._run.handle import TaskHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from aiopool._run.engine import Engine
+
+
+@final
+class Gate:
+    """The way to one venue through one limiter."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limiter: AbstractAsyncContextManager[object],
+        beyond: str,
+        *,
+        most: int,
+        aging: float,
+    ) -> None:
+        self.venue = CountedVenue(1, aging)
+        self._engine = engine
+        self._limiter = limiter
+        self._beyond = beyond  # the venue the calls are for
+        self._most = most
+        self._entering = False
+        self._passes: dict[asyncio.Task[None], Workload] = {}
+
+    @classmethod
+    def find(
+        cls, engine: Engine, limiter: AbstractAsyncContextManager[object], beyond: str, **bounds: Any
+    ) -> tuple[object, ...]:
+        """The name of the gate through this limiter, installed if there is none."""
+        name = ("gate", id(limiter), beyond)
+        if name not in engine.venues:
+            gate = cls(engine, limiter, beyond, **bounds)
+            engine.install(name, gate.venue, gate)
+        return name
+
+    def assign(self, now: float) -> None:
+        """Let the next call go up to the limiter if nobody stands there."""
+        while not self._entering and self.venue.running < self._most:
+            self.venue.capacity = self.venue.running + 1
+            batch = next(self.venue.assign(now), None)
+            if batch is None:
+                return
+            self._entering = True
+            task = self._engine.loop.create_task(self._pass(batch))
+            self._passes[task] = batch.workload
+            task.add_done_callback(self._passed)
+        self.venue.capacity = self.venue.running
+
+    def stop(self, workload: Workload, error: Exception | None) -> None:
+        """Turn back, or stop, the calls of a workload."""
+        del error  # the engine knows why
+        for task, passing in list(self._passes.items()):
+            if passing is workload:
+                task.cancel()
+
+    async def _pass(self, batch: Batch) -> None:
+        entered = False
+        tell: Callable[[], None] = partial(self._engine.stopped, batch)
+        try:
+            async with self._limiter:
+                entered = True
+                self._move_on()
+                tell = await self._call(batch)
+        except asyncio.CancelledError:
+            pass  # turned back
+        except Exception as error:  # noqa: BLE001 - the limiter's own
+            tell = partial(self._engine.failed, batch, error, 0.0, None)
+        if not entered:
+            self._move_on()
+        tell()
+        self._engine.settled(batch)
+        self._engine.changed()
+
+    async def _call(self, batch: Batch) -> Callable[[], None]:
+        """Run the call in its real venue; how to tell of its end, once the limiter is left."""
+        engine = self._engine
+        handle = self._inner(batch)
+        try:
+            value = await handle
+        except Exception as error:  # noqa: BLE001 - the call's
+            return partial(engine.failed, batch, error, handle.ran_for, handle.pid)
+        return partial(engine.succeeded, batch, (value,), handle.ran_for, handle.pid)
+
+    def _inner(self, batch: Batch) -> TaskHandle[Any]:
+        """Submit the call for itself; limiter, retry and deadline stay out here."""
+        outer = batch.workload
+        settings = replace(outer.settings, retry=None, limiter=None, deadline=None, limit=None)
+        inner = Workload(
+            outer.function,
+            settings,
+            name=outer.name,
+            venue=self._beyond,
+            sink=None,
+            now=outer.since,
+            cost=outer.cost,
+            star=outer.star,
+            exact=outer.exact,
+        )
+        inner.silent = True
+        inner.context = outer.context
+        handle: TaskHandle[Any] = TaskHandle(
+            self._engine, self._engine.loop, inner, batch.items[0]
+        )
+        inner.sink = handle
+        call = Batch(inner, (0,), batch.items)
+        call.payloads = batch.payloads
+        inner.again.append(call)
+        handle.begin()
+        return handle
+
+    def _move_on(self) -> None:
+        """Nobody stands at the limiter any more."""
+        self._entering = False
+        self._engine.soon()
+
+    def _passed(self, task: asyncio.Task[None]) -> None:
+        del self._passes[task]

@@ -1,0 +1,97 @@
+"""How a pool is looked at: statistics, a summary for ``repr``, waiting for handles, progress."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from aiopool._core.outcome import PoolStatistics, WorkerStatistics
+from aiopool._core.scheduler import CountedVenue
+from aiopool._run.ticket import Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
+    from aiopool._run.engine import Engine
+    from aiopool._run.gather import Gathering
+    from aiopool._run.handle import TaskHandle
+    from aiopool._run.setup import Machinery
+
+
+def statistics(parts: Machinery) -> PoolStatistics:
+    """The pool at this moment."""
+    engine, fleet = parts.engine, parts.fleet
+    counts = engine.counts
+    lanes = () if fleet is None else tuple(fleet.lanes)
+    now = monotonic()
+    workers = tuple(
+        WorkerStatistics(lane.pid, "busy" if lane.task else lane.state.value, lane.task, now - lane.born)
+        for lane in lanes
+    )
+    return PoolStatistics(
+        queued=_queued(engine),
+        running=sum(worker.task is not None for worker in workers) + _running(engine),
+        done=counts.done,
+        failed=counts.failed,
+        cancelled=counts.cancelled,
+        retried=counts.retried,
+        crashed=0 if fleet is None else fleet.crashed,
+        workers=workers,
+    )
+
+
+def summary(parts: Machinery) -> str:
+    """A pool's state in a few words."""
+    now = statistics(parts)
+    queued = sum(now.queued.values())
+    return (
+        f"{len(now.workers)} workers, {queued} queued, {now.running} running, "
+        f"{now.done} done, {now.failed} failed"
+    )
+
+
+async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
+    """Wait until every handle is done; a caller that is cancelled stops waiting, nothing else."""
+    pending = [handle for handle in handles if not handle.done()]
+    if not pending:
+        return
+    ticket: Ticket[None] = Ticket(engine, engine.loop)
+    ticket.on_cancel(ticket.conclude_stopped)
+    left = len(pending)
+
+    def tell(_handle: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            ticket.conclude(None)
+
+    for handle in pending:
+        handle.add_done_callback(tell)
+    await ticket
+
+
+def shown(sink: Gathering, name: str) -> AbstractContextManager[object]:
+    """A live line on how far a map is, by the add-on that is loaded only for this."""
+    progress = importlib.import_module("aiopool.progress")
+    return cast("AbstractContextManager[object]", progress.show(name, sink.counts))
+
+
+def _queued(engine: Engine) -> dict[int, int]:
+    """Calls that wait, by priority; of inputs whose length is not known, those pulled."""
+    queued: Counter[int] = Counter()
+    for workload in engine.live:
+        if not workload.silent:
+            left = workload.remaining() or sum(map(len, workload.again))
+            queued[workload.priority] += left + len(workload.resting)
+    return {priority: count for priority, count in sorted(queued.items()) if count}
+
+
+def _running(engine: Engine) -> int:
+    """Calls that run in counted places, those that lent theirs included."""
+    venues = [venue for venue in engine.venues.values() if isinstance(venue, CountedVenue)]
+    gates = [name for name in engine.venues if isinstance(name, tuple)]
+    passing = sum(cast("CountedVenue", engine.venues[name]).running for name in gates)
+    return sum(venue.running + venue.lent for venue in venues) - passing

@@ -1,0 +1,209 @@
+"""Where ``map`` and ``stream`` take their items from: iterables, plain or async, one or several.
+
+An item of one iterable is passed as it is, items of several as a tuple. Plain iterables are
+pulled on the event loop when a worker has room, so the next item is the caller's own code running
+there. An async iterable is pulled by a task of its own, a bounded number ahead.
+
+What an iterable raises ends the input and is kept in ``error``; the items before it count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+
+_FED_AHEAD: Final = 1024
+"""Items pulled from an async iterable ahead of the workers where nothing else bounds it."""
+
+
+class Input(Protocol):
+    """A source that knows when it has ended, and why."""
+
+    error: BaseException | None
+
+    def take(self, count: int, /) -> Sequence[Any]:
+        """Up to ``count`` items."""
+
+    def remaining(self) -> int | None:
+        """Items left, None if not known."""
+
+    async def aclose(self) -> None:
+        """Pull nothing more and close an async generator given as input."""
+
+
+def open_input(
+    iterables: Sequence[Items], *, ended: Callable[[], None], more: Callable[[], None]
+) -> Input:
+    """A source over iterables; calls ``ended`` after the last item, ``more`` when there are some."""
+    if any(isinstance(iterable, AsyncIterable) for iterable in iterables):
+        return FedInput(iterables, ended, more)
+    return PulledInput(iterables, ended)  # type: ignore[arg-type]
+
+
+def check_iterables(iterables: Sequence[object]) -> None:
+    """Raise TypeError naming an argument that is no iterable, or if there is none."""
+    if not iterables:
+        message = "there is nothing to call the function with: pass at least one iterable"
+        raise TypeError(message)
+    for place, iterable in enumerate(iterables):
+        if not isinstance(iterable, (Iterable, AsyncIterable)) and not hasattr(
+            iterable, "__getitem__"
+        ):
+            message = (
+                f"iterable number {place + 1} is {iterable!r}, which cannot be iterated over; "
+                "pass a list, a generator or an async generator"
+            )
+            raise TypeError(message)
+
+
+def spread(rows: Items) -> Items:
+    """The items of ``starmap``, each checked to be the arguments of one call."""
+    check_iterables((rows,))
+    if isinstance(rows, AsyncIterable):
+        return _spread_async(rows)
+    return (_arguments(place, row) for place, row in enumerate(rows))
+
+
+@final
+class PulledInput:
+    """Plain iterables, pulled when there is room."""
+
+    def __init__(self, iterables: Sequence[Iterable[Any]], ended: Callable[[], None]) -> None:
+        self.error: BaseException | None = None
+        self._ended = ended
+        self._left: int | None = None
+        if all(hasattr(iterable, "__len__") for iterable in iterables):
+            self._left = min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+        self._iterator = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)  # noqa: B905 - as ``map`` does
+        self._loop = asyncio.get_running_loop()
+        self._done = False
+
+    def take(self, count: int, /) -> Sequence[Any]:
+        """Pull up to ``count`` items."""
+        if self._done:
+            return ()
+        items: list[Any] = []
+        try:
+            items.extend(islice(self._iterator, count))
+        except BaseException as error:  # noqa: BLE001 - the caller's iterator; the caller gets it
+            self.error = error
+        if self._left is not None:
+            self._left -= len(items)
+        if len(items) < count or self._left == 0:
+            self._finish()
+        return items
+
+    def remaining(self) -> int | None:
+        """Items left, None if not known."""
+        return 0 if self._done else self._left
+
+    async def aclose(self) -> None:
+        """Pull nothing more."""
+        self._done = True
+
+    def _finish(self) -> None:
+        self._done = True
+        self._loop.call_soon(self._ended)  # once the items just taken are accounted for
+
+
+@final
+class FedInput:
+    """At least one async iterable: a task pulls it and waits when enough is ahead."""
+
+    def __init__(
+        self, iterables: Sequence[Items], ended: Callable[[], None], more: Callable[[], None]
+    ) -> None:
+        self.error: BaseException | None = None
+        self._ended = ended
+        self._more = more
+        self._ahead: deque[Any] = deque()
+        self._room = asyncio.Event()
+        self._done = False
+        self.bound = _FED_AHEAD
+        self._feeder = asyncio.get_running_loop().create_task(self._feed(iterables))
+
+    def take(self, count: int, /) -> Sequence[Any]:
+        """Up to ``count`` of the items pulled ahead."""
+        ahead = self._ahead
+        items = [ahead.popleft() for _ in range(min(count, len(ahead)))]
+        self._room.set()
+        return items
+
+    def remaining(self) -> int | None:
+        """Items left, None if not known."""
+        return len(self._ahead) if self._done else None
+
+    async def aclose(self) -> None:
+        """Stop pulling and close the async iterables; returns when that is done."""
+        self._ahead.clear()
+        self._feeder.cancel()
+        await asyncio.wait([self._feeder])
+
+    async def _feed(self, iterables: Sequence[Items]) -> None:
+        rows = _rows(iterables)
+        try:
+            async for item in rows:
+                self._ahead.append(item)
+                self._more()
+                while len(self._ahead) >= self.bound:
+                    self._room.clear()
+                    await self._room.wait()
+        except asyncio.CancelledError:
+            if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                self.error = RuntimeError("the input cancelled itself")
+        except BaseException as error:  # noqa: BLE001 - the caller's iterator; the caller gets it
+            self.error = error
+        finally:
+            await _close(rows)
+            self._done = True
+            self._ended()
+
+
+async def _spread_async(rows: AsyncIterable[Any]) -> AsyncIterator[tuple[Any, ...]]:
+    place = 0
+    async for row in rows:
+        yield _arguments(place, row)
+        place += 1
+
+
+def _arguments(place: int, row: object) -> tuple[Any, ...]:
+    if not isinstance(row, Iterable):
+        message = f"starmap: item {place} is {row!r}; each must be the arguments of one call"
+        raise TypeError(message)
+    return tuple(row)
+
+
+async def _rows(iterables: Sequence[Items]) -> AsyncIterator[Any]:
+    """The items of one iterable, or the rows of several until the shortest ends."""
+    iterators = [
+        aiter(iterable) if isinstance(iterable, AsyncIterable) else iter(iterable)
+        for iterable in iterables
+    ]
+    try:
+        while True:
+            row = []
+            for iterator in iterators:
+                if isinstance(iterator, AsyncIterable):
+                    row.append(await anext(iterator))
+                else:
+                    row.append(next(iterator))
+            yield row[0] if len(row) == 1 else tuple(row)
+    except (StopIteration, StopAsyncIteration):
+        return
+    finally:
+        for iterator in iterators:
+            await _close(iterator)
+
+
+async def _close(iterator: object) -> None:
+    aclose = getattr(iterator, "aclose", None)
+    if aclose is not None:
+        await aclose()

@@ -1,0 +1,79 @@
+"""A future whose ``cancel`` is a request: it is done when the work has stopped.
+
+Every public verb that waits, waits on one of these. asyncio hands a task's cancellation to the
+future it waits on, so a cancelled caller stays put until the work has stopped and then sees its
+``CancelledError``, however often it is cancelled meanwhile; no verb has to catch and loop.
+
+A call of the pool that waits on one lends its place to others for that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from aiopool._backends.tasks import current_seat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from aiopool._backends.base import Client
+
+T = TypeVar("T")
+
+
+class Ticket(asyncio.Future[T], Generic[T]):
+    """The result of work that a pool does."""
+
+    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._client = client
+        self._stop: Callable[[], None] | None = None  # asks the work to stop
+        self._requested = False  # whether it was asked; it then ends cancelled, come what may
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ANN401, ARG002 - asyncio's signature
+        """Ask the work to stop; False if it is done already.
+
+        The future is cancelled once the work has stopped: a running call in a process is
+        interrupted, and its process killed after the grace period.
+        """
+        if self.done():
+            return False
+        self._requested = True
+        if self._stop is not None:
+            self._stop()
+        return True
+
+    def on_cancel(self, stop: Callable[[], None]) -> None:
+        """Say what asks the work to stop; asked at once if that was wanted before."""
+        self._stop = stop
+        if self._requested:
+            stop()
+
+    def conclude(self, value: T) -> None:
+        """The work has ended well."""
+        if self._requested:
+            self.conclude_stopped()
+        elif not self.done():
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """The work has ended by an error."""
+        if self._requested:
+            self.conclude_stopped()
+        elif not self.done():
+            self.set_exception(error)
+
+    def conclude_stopped(self) -> None:
+        """The work has stopped as asked."""
+        self._stop = None
+        super().cancel()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        seat = None if self.done() else current_seat(self._client)
+        if seat is None:
+            return (yield from super().__await__())
+        result: T = yield from seat.wait(super().__await__())
+        return result
+
+    __iter__ = __await__

@@ -1,0 +1,235 @@
+"""The serve loop of a worker: calls in from the socket, results out, one call at a time.
+
+Rules: what belongs to a call (unpickling its argument, running it, pickling its value) happens
+while ``current`` holds its number, so that a crash or an interrupt there is that call's; nothing
+else does. ``STARTED`` is on the slate before the call begins and ``FINISHED`` after its result
+was sent, so that the parent knows whom to blame and what has not begun when this process dies.
+
+Results of short calls travel together, for a fraction of a millisecond at most; calls marked
+``EXACT`` have theirs sent before the next one starts.
+"""
+
+from __future__ import annotations
+
+import os
+from time import monotonic_ns
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final, final
+
+from aiopool._wire.diagnosis import explain
+from aiopool._wire.failure import encode_failure
+from aiopool._wire.framing import Decoder, encode
+from aiopool._wire.messages import (
+    ERROR,
+    EXACT,
+    INTERRUPTED,
+    RESULTS,
+    SCALARS,
+    SKIPPED,
+    STAR,
+    VALUE,
+    VALUES,
+)
+from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
+from aiopool._wire.pickling import dumps, loads, pack, seal, unpack
+from aiopool._wire.slate import FINISHED, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+
+    from aiopool._wire.framing import Bytes, Frame
+    from aiopool._wire.messages import Group, Segment
+    from aiopool._wire.pickling import Packed
+    from aiopool._wire.slate import Slate
+
+_TOGETHER: Final = 500_000
+"""Nanoseconds for which finished results may wait for more of them."""
+
+_JOIN: Final = 128 * 1024
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+
+
+class Interrupted(BaseException):
+    """Raised inside a call that is to stop; its ``finally`` clauses run."""
+
+
+@final
+class Worker:
+    """One process's side of a lane."""
+
+    def __init__(self, sock: socket.socket, slate: Slate, *, measure: bool = False) -> None:
+        self._sock = sock
+        self._words = slate.words
+        self._measure = measure  # whether to tell the parent how much memory is in use
+        self._functions: dict[int, Any] = {}  # pickled until its first call
+        self._segments: list[Segment] = []
+        self._values: list[object] = []  # scalar results of the calls up to ``_last``
+        self._last = 0  # the last call that ended
+        self._mark = 0  # when the first of ``_values`` began
+        self._struck = 0  # the last call an interrupt was raised in
+        self.current = 0  # the call that executes now
+
+    def run(self) -> None:
+        """Serve until the parent closes its end."""
+        decoder = Decoder()
+        while count := self._sock.recv_into(decoder.get_buffer()):
+            for frame in decoder.received(count):
+                self._perform(frame)
+
+    def on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        """Signal handler: stop the call the parent means, else hand in what is finished.
+
+        A signal that comes late finds another call running and must not touch it; one that
+        comes from a terminal finds no target at all.
+        """
+        current = self.current
+        if not current:
+            return
+        if self._words[TARGET] == current != self._struck:
+            self._struck = current
+            raise Interrupted
+        self._flush(self._words[SINCE])
+
+    def send(self, kind: int, body: Bytes, buffers: Iterable[Bytes] = ()) -> None:
+        """Write one frame."""
+        pieces = encode(kind, body, list(buffers))
+        if len(pieces) > 1 and sum(map(len, pieces)) < _JOIN:
+            pieces = [b"".join(pieces)]
+        for piece in pieces:
+            self._sock.sendall(piece)
+
+    def _perform(self, frame: Frame) -> None:
+        forget, groups = loads(frame.body, frame.buffers)
+        if forget:
+            self._functions.clear()
+        self._mark = monotonic_ns()
+        for group in groups:
+            self._run_group(group)
+        self._flush(monotonic_ns())
+
+    def _run_group(self, group: Group) -> None:
+        """Run consecutive calls of one function. The hot loop: keep it lean."""
+        first, function, code, mode, load = group
+        if code is not None:
+            self._functions[function] = code
+        packed, star, exact = not mode & SCALARS, mode & STAR, mode & EXACT
+        words, values, fn = self._words, self._values, None
+        then = monotonic_ns()
+        for seq, item in enumerate(load if packed else loads(load), first):
+            words[SINCE] = then
+            words[STARTED] = seq
+            if words[SKIP_FROM] <= seq < words[SKIP_TO]:
+                self._add(seq, SKIPPED, None, then, then)
+                continue
+            kind: int = VALUES
+            arg = value = None
+            try:
+                try:
+                    self.current = seq
+                    fn = fn or self._function(function)
+                    arg = unpack(item) if packed else item
+                    value = fn(*arg) if star else fn(arg)
+                    if type(value) not in SCALAR_TYPES:
+                        kind, value = VALUE, _pack_result(fn, value)
+                    self.current = 0
+                except BaseException as error:  # noqa: BLE001 - whatever a call raises
+                    self.current = 0
+                    kind, value = _failure(error)
+            except Interrupted:  # it struck between the two lines above
+                self.current = 0
+                kind = INTERRUPTED
+            now = monotonic_ns()
+            if kind:
+                self._add(seq, kind, value, then, now)
+            else:
+                values.append(value)
+                self._last = seq
+            if exact or now - self._mark > _TOGETHER:
+                self._hand_in(then, now)
+            arg = value = None  # freed before the next call starts: freeing may run code too
+            then = now
+        self._close_run(then)  # a segment tells of calls of one function
+
+    def _function(self, number: int) -> Callable[..., Any]:
+        """The function of that number, unpickled by the first call of it."""
+        function = self._functions[number]
+        if isinstance(function, bytes):
+            function = self._functions[number] = loads(function)
+        return function  # type: ignore[no-any-return]
+
+    def _add(self, seq: int, kind: int, payload: object, then: int, now: int) -> None:
+        """Note how one call ended that has a segment of its own."""
+        self._close_run(then)
+        self._segments.append((seq, 1, now - then, kind, payload))
+        self._last = seq
+        self._mark = now
+
+    def _close_run(self, now: int) -> None:
+        """Make a segment of the scalar results, the last of which was there at ``now``."""
+        values = self._values
+        if values:
+            first = self._last - len(values) + 1
+            spent = now - self._mark
+            self._segments.append((first, len(values), spent, VALUES, dumps(values)))
+            values.clear()
+            self._mark = now
+
+    def _hand_in(self, then: int, now: int) -> None:
+        """Send what is finished; a last call much longer than the others is told apart."""
+        values = self._values
+        if len(values) > 1 and now - then > _TOGETHER // 2:
+            longest = values.pop()
+            self._last -= 1
+            self._close_run(then)
+            values.append(longest)
+            self._last += 1
+        self._flush(now)
+
+    def _flush(self, now: int) -> None:
+        self._close_run(now)
+        if self._segments:
+            body, buffers = seal((self._segments, _resident() if self._measure else 0))
+            self.send(RESULTS, body, buffers)
+            self._segments.clear()
+        self._words[FINISHED] = self._last
+        self._mark = now
+
+
+def _pack_result(function: object, value: object) -> Packed:
+    try:
+        return pack(value)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if isinstance(value, CoroutineType):
+            value.close()  # nobody will ever await it
+        what = f"the result of {getattr(function, '__qualname__', function)}()"
+        raise explain(value, error, what=what, can_pickle=_can_pickle) from error
+
+
+def _can_pickle(obj: object) -> bool:
+    try:
+        dumps(obj)
+    except Exception:  # noqa: BLE001 - that is the question
+        return False
+    return True
+
+
+def _failure(error: BaseException) -> tuple[int, Any]:
+    """How a call that raised ended."""
+    if isinstance(error, Interrupted):
+        return INTERRUPTED, None
+    return ERROR, encode_failure(error, dumps, loads)
+
+
+def _resident() -> int:
+    """Memory this process holds, in bytes; its peak where the present figure is not told."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        import resource  # not on every platform, and only wanted here
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,265 @@
+"""Compare aiopool with its peers so that noise hits all of them alike.
+
+A benchmark is a list of contenders. All are opened and warmed first; then, round after
+round, each is measured once, in an order that rotates. So a slow second of the machine slows
+one round of everybody instead of every round of somebody. Reported are the median over the
+rounds, the smallest and largest value, and the median of the round-by-round ratio to the
+first contender that has the figure: ``2.9x`` means 2.9 times as much as aiopool.
+
+Rules a contender keeps: the same number of workers, started with the same method
+(forkserver) where it has a choice; the same jobs, from ``benchmarks.jobs``; the way of use
+its own documentation recommends. A peer that is not installed is left out and named.
+
+Goals are printed as met or missed and never decide the exit status: one run on a busy
+machine proves nothing.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import platform
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
+
+Sample = Mapping[str, float]
+"""What one round of one contender measured: figure, with its unit in the name, to value."""
+
+Measure = Callable[[], Awaitable[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, the same for every benchmark."""
+
+    quick: bool = False
+    workers: int = 2
+    loop: str = "asyncio"
+    rounds: int | None = None
+    json: Path | None = None
+
+    @property
+    def context(self) -> ForkServerContext:
+        """The start method of every contender that has a choice."""
+        return multiprocessing.get_context("forkserver")
+
+    def pick(self, full: T, quick: T) -> T:
+        """The size to use: ``quick`` under ``--quick``."""
+        return quick if self.quick else full
+
+    def run(self, main: Callable[[], Awaitable[T]]) -> T:
+        """Run ``main()`` on the loop that was asked for."""
+
+        async def call() -> T:
+            return await main()
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        if self.loop == "uvloop":
+            import uvloop
+
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(call())
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way of doing the job.
+
+    ``open`` starts and warms it and yields what measures one round. It raises ImportError
+    if the library is not installed.
+    """
+
+    name: str
+    open: Callable[[Options], AbstractAsyncContextManager[Measure]]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on ``subject``'s ``figure``, as a multiple of ``versus``'s if that is given."""
+
+    subject: str
+    figure: str
+    bound: float
+    versus: str | None = None
+    at_least: bool = False
+
+    def judge(self, rounds: Mapping[str, Sequence[Sample]]) -> str | None:
+        """One line that says how it went; None if a side of it was not measured."""
+        if self.versus is None:
+            values = column(rounds.get(self.subject, ()), self.figure)
+        else:
+            values = ratios(rounds, self.figure, self.subject, self.versus)
+        if not values:
+            return None
+        value = median(values)
+        met = value >= self.bound if self.at_least else value <= self.bound
+        other = f" / {self.versus}" if self.versus else ""
+        return (
+            f"{self.subject}{other}: {self.figure} {'>=' if self.at_least else '<='} "
+            f"{self.bound:.3g}, measured {value:.3g}: {'met' if met else 'MISSED'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One question, and who answers it. The first contender is aiopool."""
+
+    name: str
+    question: str
+    contenders: Sequence[Contender]
+    goals: Sequence[Goal] = ()
+    rounds: int = 7
+    quick_rounds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything one run of one benchmark found."""
+
+    benchmark: Benchmark
+    options: Options
+    machine: Mapping[str, str | int]
+    rounds: Mapping[str, Sequence[Sample]]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> list[str]:
+        """The figures measured, in the order they first appeared."""
+        samples = (sample for rounds in self.rounds.values() for sample in rounds)
+        return list(dict.fromkeys(figure for sample in samples for figure in sample))
+
+    @property
+    def verdicts(self) -> list[str]:
+        """One line for each goal that could be judged."""
+        lines = (goal.judge(self.rounds) for goal in self.benchmark.goals)
+        return [line for line in lines if line is not None]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain data, every sample included."""
+        return {
+            "benchmark": self.benchmark.name,
+            "question": self.benchmark.question,
+            "machine": dict(self.machine),
+            "options": asdict(self.options) | {"json": None},
+            "rounds": {name: [dict(s) for s in samples] for name, samples in self.rounds.items()},
+            "missing": dict(self.missing),
+            "goals": self.verdicts,
+        }
+
+
+def column(samples: Sequence[Sample], figure: str) -> list[float]:
+    """One figure of one contender over the rounds that measured it."""
+    return [sample[figure] for sample in samples if figure in sample]
+
+
+def ratios(
+    rounds: Mapping[str, Sequence[Sample]], figure: str, above: str, below: str
+) -> list[float]:
+    """``above / below`` of each round that measured both."""
+    pairs = zip(rounds.get(above, ()), rounds.get(below, ()), strict=False)
+    return [a[figure] / b[figure] for a, b in pairs if figure in a and b.get(figure)]
+
+
+def machine(options: Options) -> dict[str, str | int]:
+    """The facts without which a number means nothing."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "loop": options.loop,
+        "cpus": os.cpu_count() or 0,
+        "system": f"{platform.system()} {platform.machine()}",
+        "workers": options.workers,
+    }
+
+
+async def compare(benchmark: Benchmark, options: Options) -> Report:
+    """Open every contender that is installed, then measure them in turns."""
+    missing: dict[str, str] = {}
+    measures: dict[str, Measure] = {}
+    async with AsyncExitStack() as stack:
+        for contender in benchmark.contenders:
+            try:
+                measure = await stack.enter_async_context(contender.open(options))
+            except ModuleNotFoundError as error:
+                missing[contender.name] = error.name or str(error)
+            else:
+                measures[contender.name] = measure
+        rounds = options.rounds or options.pick(benchmark.rounds, benchmark.quick_rounds)
+        samples = await interleave(measures, rounds)
+    return Report(benchmark, options, machine(options), samples, missing)
+
+
+async def interleave(measures: Mapping[str, Measure], rounds: int) -> dict[str, list[Sample]]:
+    """``rounds`` rounds of everybody, each round starting with somebody else."""
+    names = list(measures)
+    samples: dict[str, list[Sample]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            gc.collect()
+            samples[name].append(await measures[name]())
+    return samples
+
+
+def render(report: Report) -> str:
+    """The report as a plain table."""
+    facts = ", ".join(f"{key} {value}" for key, value in report.machine.items())
+    lines = [f"{report.benchmark.name}: {report.benchmark.question}", f"  ({facts})"]
+    rows = [["", *report.figures]]
+    rows += [[name, *(cell(report, name, f) for f in report.figures)] for name in report.rounds]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join(["", row[0].ljust(widths[0]), *cells]).rstrip())
+    lines += [f"  left out: {name} (no {module})" for name, module in report.missing.items()]
+    lines += [f"  goal  {verdict}" for verdict in report.verdicts]
+    return "\n".join(lines)
+
+
+def cell(report: Report, name: str, figure: str) -> str:
+    """Median, range and ratio of one figure, empty if this contender does not have it."""
+    values = column(report.rounds[name], figure)
+    if not values:
+        return ""
+    reference = next(n for n, samples in report.rounds.items() if column(samples, figure))
+    text = short(median(values))
+    if len(values) > 1:
+        text += f" ({short(min(values))}..{short(max(values))})"
+    factors = ratios(report.rounds, figure, name, reference)
+    return f"{text} {short(median(factors)):>5}x" if factors else text
+
+
+def short(value: float) -> str:
+    """Three significant digits, none beyond the third decimal."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{round(value, 3):.3g}"
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """The command line that every benchmark shares."""
+    parser = argparse.ArgumentParser(description="Compare aiopool with its peers.")
+    parser.add_argument("--quick", action="store_true", help="small sizes, a few seconds")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (2)")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--rounds", type=int, help="how often each contender is measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def main(benchmark: Benchmark) -> None:
+    """Run one benchmark as a script."""
+    options = parse()
+    report = options.run(lambda: compare(benchmark, options))
+    print(render(report), flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps([report.as_json()], indent=2) + "\n")

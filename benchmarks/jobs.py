@@ -1,0 +1,45 @@
+"""What the workers of every benchmark execute: importable, so that it pickles by reference.
+
+Nothing but the standard library is imported here, so that a contender's worker pays for the
+contender alone.
+"""
+
+import asyncio
+import time
+from multiprocessing.connection import Connection
+
+
+def inc(number: int) -> int:
+    """The smallest useful call: what remains is the cost of calling."""
+    return number + 1
+
+
+def spin(seconds: float) -> None:
+    """Keep a CPU busy for ``seconds`` of wall time."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def spin_often(seconds: float, times: int) -> None:
+    """``times`` calls of ``spin``, without anyone between them."""
+    for _ in range(times):
+        spin(seconds)
+
+
+async def hop(_: int) -> None:
+    """The smallest coroutine that really waits: one turn of the loop."""
+    await asyncio.sleep(0)
+
+
+async def instant(_: int) -> None:
+    """A coroutine that never waits, as one answered from a cache."""
+
+
+def answer_calls(pipe: Connection) -> None:
+    """Serve ``inc`` over a bare pipe until the other side closes it."""
+    try:
+        while True:
+            pipe.send(inc(pipe.recv()))
+    except EOFError:
+        pipe.close()

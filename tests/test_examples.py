@@ -1,0 +1,110 @@
+"""Every example and every benchmark runs, in smoke size, in an interpreter of its own."""
+
+import json
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from tests.helpers import ROOT, run_python
+
+EXAMPLES = ROOT / "docs" / "examples"
+BENCHMARKS = ROOT / "benchmarks"
+PATIENCE = 180
+
+GOOD_SOURCE = '''"""A module."""
+
+import os
+
+
+def choose(x):
+    return 1 if x else 2
+'''
+
+
+def source_tree(folder):
+    """Write five files that parse and one that does not; give their folder."""
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"good{number}.py").write_text(GOOD_SOURCE)
+    (folder / "broken.py").write_text("def :\n")
+    return folder
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """How to run an example in a second, and what it then prints.
+
+    `arguments` makes the command line, given an empty folder; `expected` are patterns that
+    the output has in this order; `needs` names packages without which there is no running it.
+    """
+
+    arguments: object = lambda folder: []
+    expected: tuple = ()
+    needs: tuple = ()
+
+
+SMOKES = {
+    "etl.py": [
+        Smoke(
+            lambda folder: ["--path", source_tree(folder / "tree"), "--workers", 2],
+            (r"good0", r"broken", r"SyntaxError", r"serial"),
+            needs=("rich",),
+        ),
+        Smoke(
+            lambda folder: [
+                *("--path", source_tree(folder / "tree"), "--workers", 2),
+                *("--fault", 0.2, "--retry", 50),
+            ],
+            (r"good4", r"broken", r"SyntaxError", r"serial"),
+            needs=("rich",),
+        ),
+    ],
+}
+
+
+def cases():
+    for name, smokes in SMOKES.items():
+        for number, smoke in enumerate(smokes):
+            yield pytest.param(name, smoke, id=f"{name}-{number}")
+
+
+def benchmark_names():
+    """Give the benchmarks that can be run by name, which is all that are scripts."""
+    paths = sorted(BENCHMARKS.glob("[!_]*.py"))
+    return [path.stem for path in paths if 'if __name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize(("name", "smoke"), list(cases()))
+def test_an_example_runs(name, smoke, tmp_path):
+    """The example ends well and prints what it is there to show, with nothing on stderr."""
+    for package in smoke.needs:
+        pytest.importorskip(package)
+    done = run_python(EXAMPLES / name, *smoke.arguments(tmp_path), patience=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(".*".join(smoke.expected), done.stdout, re.DOTALL), done.stdout
+    assert done.stderr == ""
+
+
+def test_every_example_is_smoked():
+    """The table above says of every example how to run it, and of no other."""
+    assert {path.name for path in EXAMPLES.glob("*.py")} == SMOKES.keys()
+
+
+@pytest.mark.parametrize("name", benchmark_names())
+def test_a_benchmark_runs(name, tmp_path):
+    """The benchmark measures aiopool, reports it as a table and writes the same as JSON."""
+    path = tmp_path / "report.json"
+    done = run_python("-m", f"benchmarks.{name}", "--quick", "--json", path, patience=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"^{name}: .*^ +aiopool", done.stdout, re.DOTALL | re.MULTILINE), done.stdout
+    (report,) = json.loads(path.read_text())
+    assert report["benchmark"] == name
+    assert report["rounds"]["aiopool"]
+
+
+def test_running_all_benchmarks_runs_every_one():
+    """The list behind `python -m benchmarks` names every benchmark there is."""
+    source = (BENCHMARKS / "__main__.py").read_text()
+    names = re.search(r"^NAMES = \((.*?)\)", source, re.DOTALL | re.MULTILINE)[1]
+    assert sorted(re.findall(r'"(\w+)"', names)) == benchmark_names()

@@ -1,0 +1,67 @@
+"""What type checkers infer for the users of the public interface; checked, never run."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import assert_type
+
+from aiopool import Outcome, Pool, Priority, Retry, TaskHandle, run
+
+
+def crunch(number: int, power: int = 2) -> float:
+    return float(number**power)
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def one_call(pool: Pool) -> None:
+    assert_type(await pool.run(crunch, 10), float)
+    assert_type(await pool.run(crunch, 10, 3, priority=Priority.HIGH, timeout=5, retry=3), float)
+    assert_type(await pool.run(partial(crunch, power=3), 10, on="thread"), float)
+    assert_type(await pool.run(fetch, "url", retry=Retry(attempts=2, on=OSError)), bytes)
+
+
+async def handles(pool: Pool) -> None:
+    assert_type(pool.submit(crunch, 10), TaskHandle[float])
+    assert_type(pool.submit(fetch, "url"), TaskHandle[bytes])
+    assert_type(await pool.submit(crunch, 10), float)
+
+
+async def many(pool: Pool) -> None:
+    assert_type(await pool.map(crunch, range(10)), list[float])
+    assert_type(await pool.map(crunch, range(10), range(10), limit=2), list[float])
+    assert_type(await pool.map(fetch, ["url"], limit=20), list[bytes])
+    assert_type(
+        await pool.map(crunch, range(10), return_exceptions=True), list[float | BaseException]
+    )
+    assert_type(await pool.starmap(crunch, [(1, 2)]), list[float])
+
+
+async def streams(pool: Pool) -> None:
+    async with pool.stream(crunch, numbers(), ordered=False, buffersize=64) as results:
+        async for value in results:
+            assert_type(value, float)
+    async with pool.stream(fetch, ["url"]) as pages:
+        async for outcome in pages.outcomes():
+            assert_type(outcome, Outcome[bytes])
+            assert_type(outcome.unwrap(), bytes)
+
+
+async def wrong(pool: Pool) -> None:
+    await pool.run(crunch, "ten")  # type: ignore[arg-type]
+    await pool.run(crunch, 10, priorty=1)  # type: ignore[call-arg]
+    pool.submit(fetch, 10)  # type: ignore[arg-type]
+
+
+async def main() -> int:
+    async with Pool(max_workers=2, limit=10, retry=3) as pool:
+        assert_type(pool, Pool)
+    return 0
+
+
+assert_type(run(main()), int)
