@@ -161,7 +161,14 @@ class Fleet:
             self._wait(delay)
             return
         slot = Slot(self._max_tasks)
-        lane = Lane(self, self._client, self._venue, slot, self._keeper, self._grace)
+        lane = Lane(
+            fleet=self,
+            client=self._client,
+            venue=self._venue,
+            slot=slot,
+            keeper=self._keeper,
+            grace=self._grace,
+        )
         self._lanes[slot] = lane
         self._venue.slots.append(slot)
         leaving.remember(lane)

@@ -81,15 +81,13 @@ class Flights:
 
     def settle(self, call: Call, count: int) -> None:
         """``count`` calls from this one on have been told of, and so have those before."""
-        flight = call.flight
-        flight.settled = call.place + count
+        call.flight.settled = call.place + count
 
-    def sweep(self) -> list[Flight]:
-        """Remove the flights all of whose calls are settled."""
-        done = []
-        while self._queue and self._queue[0].settled >= len(self._queue[0].batch):
-            done.append(self._queue.popleft())
-        return done
+    def sweep(self) -> Iterator[Flight]:
+        """Remove the oldest flights as far as all of their calls are settled."""
+        queue = self._queue
+        while queue and queue[0].settled >= len(queue[0].batch):
+            yield queue.popleft()
 
     def cut(self, seq: int) -> list[Flight]:
         """Take back all calls from that number on, as flights of what was cut off."""
@@ -103,7 +101,7 @@ class Flights:
 
     def abandon(self, guilty: Call | None) -> list[Flight]:
         """Take all unsettled calls but the guilty one off, as flights of consecutive calls."""
-        left = []
+        left: list[Flight] = []
         for flight in self._queue:
             spans = [(flight.settled, len(flight.batch))]
             if guilty is not None and guilty.flight is flight:

@@ -72,6 +72,7 @@ class Lane:
 
     def __init__(  # noqa: PLR0913 - what joins a lane to the rest, said once
         self,
+        *,
         fleet: Fleet,
         client: Client,
         venue: LanedVenue,
@@ -216,7 +217,7 @@ class Lane:
         count = min(count, len(call.flight.batch) - call.place)
         batch = self._settle(call, count)
         seconds = spent / 1e9
-        if kind != SKIPPED and kind != INTERRUPTED:
+        if kind not in (SKIPPED, INTERRUPTED):
             batch.workload.cost.observe(seconds, count)
         if kind == VALUES:
             self._client.succeeded(batch, loads(payload), seconds, self.pid)
@@ -227,6 +228,8 @@ class Lane:
         else:
             self._unfinished(batch, first, stopped=kind == INTERRUPTED)
         self._watch.forget(first, count)
+        for flight in self._flights.sweep():
+            self._client.settled(flight.batch)
 
     def _value(self, batch: Batch, payload: Any, seconds: float) -> None:  # noqa: ANN401
         try:

@@ -17,13 +17,13 @@ import socket
 import sys
 import uuid
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from aiopool._wire.slate import Slate
 from aiopool._worker.main import Plan, prepare, ready
 
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
 _SOCKET_BUFFER: Final = 1 << 20

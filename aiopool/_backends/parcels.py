@@ -14,8 +14,6 @@ from aiopool._wire.messages import EXACT, SCALARS, STAR
 from aiopool._wire.pickling import all_scalars, dumps, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiopool._backends.base import Function
     from aiopool._core.workload import Batch
     from aiopool._wire.pickling import Packed
@@ -65,7 +63,7 @@ def pack_argument(item: object, function: Function) -> Packed:
         raise explain(item, error, what=what, can_pickle=can_pickle, prefix="args") from error
 
 
-def pack_function(call: Callable[..., Any], name: str) -> bytes:
+def pack_function(call: object, name: str) -> bytes:
     """Pickle a callable; raises ``NotTransferable`` naming the part of it that cannot be."""
     try:
         return dumps(call)

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from aiopool._core.workload import Batch, Workload
 from aiopool._wire.failure import is_lethal, remote_error
@@ -110,7 +110,9 @@ class Seat:
 class TaskBackend:
     """The event loop as a place to run calls in."""
 
-    def __init__(self, client: Client, venue: CountedVenue, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, client: Client, venue: CountedVenue, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._client = client
         self._venue = venue
         self._loop = loop
@@ -153,9 +155,7 @@ class TaskBackend:
             coroutine = function.call(*item) if workload.star else function.call(item)
             if not asyncio.iscoroutine(coroutine):
                 coroutine = _awaiting(coroutine, function.name)
-            task = self._loop.create_task(
-                coroutine, name=workload.settings.name, context=context
-            )
+            task = self._loop.create_task(coroutine, name=workload.settings.name, context=context)
         except Exception as error:  # noqa: BLE001 - calling with wrong arguments, for one
             self._client.failed(batch, error, 0.0, None)
             self._client.settled(batch)
@@ -192,8 +192,8 @@ class TaskBackend:
         elif (error := task.exception()) is None:
             client.succeeded(batch, (task.result(),), seconds, None)
         else:
-            failure = remote_error(error) if is_lethal(error) else error
-            client.failed(batch, failure, seconds, None)  # type: ignore[arg-type]
+            failure = remote_error(error) if is_lethal(error) else cast("Exception", error)
+            client.failed(batch, failure, seconds, None)
         self._reasons.pop(task, None)
         client.settled(batch)
         client.changed()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Executor, Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from aiopool._wire.failure import is_lethal, remote_error
 from aiopool.errors import TaskTimeout
@@ -93,9 +93,7 @@ class ExecutorBackend:
                     self._executor, context.run, perform, function.call, arguments
                 )
             else:
-                future = loop.run_in_executor(
-                    self._executor, perform, function.call, arguments
-                )
+                future = loop.run_in_executor(self._executor, perform, function.call, arguments)
         except Exception as error:  # noqa: BLE001 - an executor that is shut down, or broken
             self._client.failed(batch, error, 0.0, None)
             self._client.settled(batch)
@@ -140,5 +138,5 @@ class ExecutorBackend:
         if good:
             self._client.succeeded(batch, (value,), seconds, None)
         else:
-            failure = remote_error(value) if is_lethal(value) else value
+            failure = remote_error(value) if is_lethal(value) else cast("Exception", value)
             self._client.failed(batch, failure, seconds, None)

@@ -13,15 +13,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
-from aiopool._wire.slate import (
-    FINISHED,
-    SETTLING,
-    SINCE,
-    SKIP_FROM,
-    SKIP_TO,
-    STARTED,
-    TARGET,
-)
+from aiopool._wire.slate import FINISHED, SETTLING, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
 from aiopool.errors import TaskTimeout
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ class TurnQueue:
             self._live += 1
         turn, priority = workload.turn, workload.priority
         if self._strict:
-            entry = (priority, turn, next(self._order), workload)
+            entry: tuple[Any, ...] = (priority, turn, next(self._order), workload)
         else:
             entry = (turn + priority * self._aging, turn, next(self._order), workload)
         workload.entry = entry

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiopool._core.workload import Batch, Workload
 
+
 @final
 class Slot:
     """One worker as the scheduler sees it."""

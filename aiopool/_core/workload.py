@@ -8,11 +8,11 @@ or is to be tried again waits in ``again``, ahead of input not yet taken.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiopool._core.estimate import Estimate
     from aiopool._core.options import Settings
 
@@ -119,7 +119,7 @@ class Workload:
         "venue",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two by keyword
         self,
         function: Any,  # noqa: ANN401 - whatever the venue's backend calls
         settings: Settings,
@@ -147,10 +147,10 @@ class Workload:
         self.turn = now  # when it was last served; its key in the queue is made from it
         deadline = settings.deadline
         self.deadline = None if deadline is None else now + deadline
-        self.again: deque[Batch] = deque()
+        self.again: list[Batch] = []  # a stack: the last is the first in line
         self.next_index = 0
         self.running = 0  # batches handed out and not yet settled
-        self.resting: set[Batch] = set()  # calls waiting out a backoff
+        self.resting: dict[Batch, None] | None = None  # calls waiting out a backoff, if ever any
         self.context: Any = None  # the submitter's context variables, where calls run beside it
         self.stopped = False  # nothing more of it may start
         self.reason: Exception | None = None  # why it was stopped; None: it was cancelled
@@ -160,9 +160,9 @@ class Workload:
     def take(self, count: int) -> Batch | None:
         """Up to ``count`` calls to start now, None if there are none now."""
         if self.again:
-            batch = self.again.popleft()
+            batch = self.again.pop()
             if len(batch) > count:
-                self.again.appendleft(batch.part(count, len(batch)))
+                self.again.append(batch.part(count, len(batch)))
                 batch = batch.part(0, count)
             return batch
         items = self.source.take(count)
@@ -180,22 +180,34 @@ class Workload:
 
     def put_back(self, batch: Batch) -> None:
         """Return calls that were not started: first in line, at their original age."""
-        self.again.appendleft(batch)
+        self.again.append(batch)
         self.turn = self.since
 
     def remaining(self) -> int | None:
         """Calls that could still be taken, None if that is not known."""
         left = self.source.remaining()
-        return None if left is None else left + sum(map(len, self.again))
+        if left is None or not self.again:
+            return left
+        return left + sum(map(len, self.again))
 
     def stop(self, reason: Exception | None) -> list[Batch]:
         """Let nothing more of it start; return the calls that were waiting to."""
         self.stopped = True
         self.reason = reason
-        dropped = [*self.again, *self.resting]
+        dropped = [*reversed(self.again), *(self.resting or ())]
         self.again.clear()
-        self.resting.clear()
+        self.resting = None
         return dropped
+
+    def rest(self, batch: Batch) -> None:
+        """Let a call wait out its backoff."""
+        if self.resting is None:
+            self.resting = {}
+        self.resting[batch] = None
+
+    def wake(self, batch: Batch) -> bool:
+        """A backoff has ended; False if the workload was stopped meanwhile."""
+        return self.resting is not None and self.resting.pop(batch, self) is None
 
     def __repr__(self) -> str:
         return f"<Workload {self.name} priority={self.priority} running={self.running}>"

@@ -1,4 +1,4 @@
-"""From a function and its options to a workload in the engine: checked, placed, and told to a sink."""
+"""From a function and its options to a workload in the engine: checked, placed, given a sink."""
 
 from __future__ import annotations
 
@@ -134,4 +134,3 @@ def _input(
     parts: Machinery, iterables: Sequence[Items], workload: Workload, sink: Gathering | Flow
 ) -> Input:
     return open_input(iterables, ended=sink.ended, more=partial(parts.engine.more, workload))
-

@@ -33,6 +33,7 @@ class Closer:
 
     def __init__(  # noqa: PLR0913 - all that has to be ended
         self,
+        *,
         engine: Engine,
         backlog: Backlog,
         tasks: TaskBackend,
@@ -127,7 +128,6 @@ class Closer:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.cut_short()
-                waiting = [asyncio.ensure_future(way) if way.cancelled() else way for way in waiting]
         for way in waiting:
             way.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -108,7 +108,7 @@ class Engine:
         """Stop a workload: its calls end with ``reason``, or cancelled if there is none."""
         if workload.stopped or workload not in self._live:
             return
-        self._resting -= len(workload.resting)
+        self._resting -= len(workload.resting or ())
         dropped = workload.stop(reason)
         self.venues[workload.venue].drop(workload)
         for batch in dropped:
@@ -128,7 +128,7 @@ class Engine:
         timer = self._live.pop(workload)
         if timer is not None:
             timer.cancel()
-        name = workload.venue
+        name: object = workload.venue
         venue = self.venues[name]
         venue.population -= 1
         if not venue.population and isinstance(name, tuple):  # a gate nobody waits at any more
@@ -261,14 +261,14 @@ class Engine:
         began = now if batch.began is None else batch.began
         return verdict(retry, error, attempts=batch.attempt, started=began, now=now)
 
-    def _rest(  # noqa: PLR0913 - a failure and what is known of it
+    def _rest(
         self, batch: Batch, delay: float, error: Exception, seconds: float, pid: int | None
     ) -> None:
         """Let a failed call wait out its backoff, holding nothing meanwhile."""
         workload = batch.workload
         workload.sink.attempted(batch, seconds, pid)
         again = batch.part(0, 1, attempt=batch.attempt + 1)
-        workload.resting.add(again)
+        workload.rest(again)
         self._resting += 1
         self.counts.retried += 1
         self.loop.call_later(delay, self._try_again, again)
@@ -277,8 +277,7 @@ class Engine:
 
     def _try_again(self, batch: Batch) -> None:
         workload = batch.workload
-        if batch in workload.resting:  # else it was stopped meanwhile
-            workload.resting.discard(batch)
+        if workload.wake(batch):
             self._resting -= 1
             self.venues[workload.venue].give_back(batch)
             self.changed()

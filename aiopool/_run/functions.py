@@ -80,7 +80,7 @@ def _check(call: object) -> None:
         raise TypeError(message)
     if isasyncgenfunction(call):
         message = (
-            f"{call.__qualname__} is an async generator function, which has no one result; "
+            f"{_name(call)} is an async generator function, which has no one result; "
             "pass its items to pool.stream(...) as input, or write an async function"
         )
         raise TypeError(message)
@@ -90,7 +90,7 @@ def _is_async(call: Callable[..., Any]) -> bool:
     if iscoroutinefunction(call):
         return True
     target = call.func if isinstance(call, partial) else call
-    return iscoroutinefunction(getattr(type(target), "__call__", None))
+    return iscoroutinefunction(getattr(type(target), "__call__", None))  # noqa: B004 - not whether
 
 
 def _name(call: Callable[..., Any]) -> str:

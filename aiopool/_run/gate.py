@@ -47,12 +47,18 @@ class Gate:
 
     @classmethod
     def find(
-        cls, engine: Engine, limiter: AbstractAsyncContextManager[object], beyond: str, **bounds: Any
+        cls,
+        engine: Engine,
+        limiter: AbstractAsyncContextManager[object],
+        beyond: str,
+        *,
+        most: int,
+        aging: float,
     ) -> tuple[object, ...]:
         """The name of the gate through this limiter, installed if there is none."""
         name = ("gate", id(limiter), beyond)
         if name not in engine.venues:
-            gate = cls(engine, limiter, beyond, **bounds)
+            gate = cls(engine, limiter, beyond, most=most, aging=aging)
             engine.install(name, gate.venue, gate)
         return name
 
@@ -121,9 +127,7 @@ class Gate:
         )
         inner.silent = True
         inner.context = outer.context
-        handle: TaskHandle[Any] = TaskHandle(
-            self._engine, self._engine.loop, inner, batch.items[0]
-        )
+        handle: TaskHandle[Any] = TaskHandle(self._engine, self._engine.loop, inner, batch.items[0])
         inner.sink = handle
         call = Batch(inner, (0,), batch.items)
         call.payloads = batch.payloads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -10,7 +11,6 @@ from aiopool._core.outcome import Outcome
 from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Sequence
 
     from aiopool._core.workload import Batch, Workload
@@ -27,6 +27,8 @@ class TaskHandle(Ticket[T], Generic[T]):
     value of the call; its exception is the final one, after all retries.
     """
 
+    __slots__ = ("_attempts", "_ended", "_engine", "_item", "_pid", "_ran", "_workload")
+
     def __init__(
         self, engine: Engine, loop: asyncio.AbstractEventLoop, workload: Workload, item: object
     ) -> None:
@@ -36,13 +38,11 @@ class TaskHandle(Ticket[T], Generic[T]):
         self._item = item
         self._attempts = 0
         self._pid: int | None = None
-        self._started = 0.0
         self._ended = 0.0
         self._ran = 0.0
 
     def begin(self) -> None:
         """Put the call in line."""
-        self.on_cancel(self._request)
         self._engine.add(self._workload)
 
     @property
@@ -62,8 +62,11 @@ class TaskHandle(Ticket[T], Generic[T]):
 
     @property
     def state(self) -> str:
-        """``queued``, ``running``, ``waiting`` (for its next attempt), ``done``, ``failed``
-        or ``cancelled``."""
+        """How it fares, in one word.
+
+        ``queued``, ``running``, ``waiting`` for its next attempt; ``done``, ``failed`` or
+        ``cancelled``.
+        """
         if self.cancelled():
             return "cancelled"
         if self.done():
@@ -96,7 +99,7 @@ class TaskHandle(Ticket[T], Generic[T]):
         """How it ended, under the given index. Only for a handle that is done."""
         error: BaseException | None
         if self.cancelled():
-            value, error = None, self._make_cancelled_error()
+            value, error = None, asyncio.CancelledError()
         else:
             error = super().exception()
             value = None if error is not None else self.result()
@@ -137,7 +140,7 @@ class TaskHandle(Ticket[T], Generic[T]):
     def ended(self) -> None:
         """Its workload takes no more calls; it had only this one."""
 
-    def _request(self) -> None:
+    def _ask(self) -> None:
         self._engine.stop(self._workload)
 
     def _note(self, batch: Batch, seconds: float, pid: int | None) -> None:

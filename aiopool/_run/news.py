@@ -26,10 +26,7 @@ class News:
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
-        for observer in self._observers:
-            if not callable(observer):
-                message = f"observers: {observer!r} cannot be called with an event"
-                raise TypeError(message)
+        _check(self._observers)
 
     def __bool__(self) -> bool:
         return bool(self._observers)
@@ -94,5 +91,12 @@ class News:
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - an observer's fault is its own
                 _log.exception("an observer of a pool raised; the event was %r", event)
+
+
+def _check(observers: Iterable[object]) -> None:
+    for observer in observers:
+        if not callable(observer):
+            message = f"observers: {observer!r} cannot be called with an event"
+            raise TypeError(message)

@@ -28,7 +28,9 @@ def statistics(parts: Machinery) -> PoolStatistics:
     lanes = () if fleet is None else tuple(fleet.lanes)
     now = monotonic()
     workers = tuple(
-        WorkerStatistics(lane.pid, "busy" if lane.task else lane.state.value, lane.task, now - lane.born)
+        WorkerStatistics(
+            lane.pid, "busy" if lane.task else lane.state.value, lane.task, now - lane.born
+        )
         for lane in lanes
     )
     return PoolStatistics(
@@ -85,7 +87,7 @@ def _queued(engine: Engine) -> dict[int, int]:
     for workload in engine.live:
         if not workload.silent:
             left = workload.remaining() or sum(map(len, workload.again))
-            queued[workload.priority] += left + len(workload.resting)
+            queued[workload.priority] += left + len(workload.resting or ())
     return {priority: count for priority, count in sorted(queued.items()) if count}
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import warnings
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
-from aiopool._core.retry import check_count, check_seconds
+from aiopool._core.retry import check_count
 from aiopool._run import calls, observe
-from aiopool._run.setup import Machinery, PoolSettings, check_settings
+from aiopool._run.lifecycle import Lifecycle
+from aiopool._run.setup import check_settings
 from aiopool._run.sources import check_iterables, spread
 from aiopool._run.stream import Flow, Stream
 from aiopool._run.taskgroup import TaskGroup
-from aiopool.errors import PoolClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
-    from types import TracebackType
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
@@ -35,7 +32,7 @@ A = TypeVar("A")
 
 
 @final
-class Pool:
+class Pool(Lifecycle):
     """Runs coroutines on the event loop and plain callables in worker processes.
 
     Use it in ``async with``. It belongs to the event loop that entered it. Leaving the block waits
@@ -76,41 +73,25 @@ class Pool:
         max_worker_memory: int | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
-        self._parts: Machinery | None = None
-        self._submitted: list[TaskHandle[Any]] = []
-        self._collecting = self._closed = False
-        self._settings: PoolSettings = check_settings(
-            max_workers=max_workers,
-            limit=limit,
-            max_pending=max_pending,
-            retry=retry,
-            timeout=timeout,
-            grace_period=grace_period,
-            aging=aging,
-            backend=backend,
-            mp_context=mp_context,
-            initializer=initializer,
-            initargs=initargs,
-            max_tasks_per_worker=max_tasks_per_worker,
-            max_worker_memory=max_worker_memory,
-            observers=observers,
+        super().__init__(
+            check_settings(
+                max_workers=max_workers,
+                limit=limit,
+                max_pending=max_pending,
+                retry=retry,
+                timeout=timeout,
+                grace_period=grace_period,
+                aging=aging,
+                backend=backend,
+                mp_context=mp_context,
+                initializer=initializer,
+                initargs=initargs,
+                max_tasks_per_worker=max_tasks_per_worker,
+                max_worker_memory=max_worker_memory,
+                observers=observers,
+            )
         )
-
-    async def __aenter__(self) -> Self:
-        if self._parts is not None or self._closed:
-            message = "this pool was opened before; make a new one for every 'async with'"
-            raise PoolClosed(message)
-        self._parts = Machinery(self._settings, asyncio.get_running_loop())
-        await self._parts.closer.arm()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose(drain=exc_type is None)
+        self._submitted: list[TaskHandle[Any]] = []
 
     @overload
     async def run(
@@ -124,7 +105,9 @@ class Pool:
     async def run(
         self, fn: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[TaskOptions]
     ) -> T: ...
-    async def run(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    async def run(
+        self, fn: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[TaskOptions]
+    ) -> Any:
         """Call ``fn(*args)`` and wait for it; its value.
 
         An ``async def`` runs on the event loop, anything else in a worker process, unless ``on``
@@ -151,7 +134,9 @@ class Pool:
     def submit(
         self, fn: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[TaskOptions]
     ) -> TaskHandle[T]: ...
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> TaskHandle[Any]:
+    def submit(
+        self, fn: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[TaskOptions]
+    ) -> TaskHandle[Any]:
         """Have ``fn(*args)`` called and return its handle at once.
 
         The pool keeps every handle it gave out, for ``collect``; a pool that lives for weeks uses
@@ -265,6 +250,28 @@ class Pool:
         """
         return await self._map(fn, iterables, return_exceptions, progress, options)
 
+    @overload
+    async def starmap(
+        self,
+        fn: Callable[[*Ts], Awaitable[T]],
+        iterable: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
+        /,
+        *,
+        return_exceptions: bool = False,
+        progress: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> list[T]: ...
+    @overload
+    async def starmap(
+        self,
+        fn: Callable[[*Ts], T],
+        iterable: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
+        /,
+        *,
+        return_exceptions: bool = False,
+        progress: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> list[T]: ...
     async def starmap(
         self,
         fn: Callable[..., Any],
@@ -273,12 +280,34 @@ class Pool:
         *,
         return_exceptions: bool = False,
         progress: bool = False,
-        **options: Any,
+        **options: Unpack[TaskOptions],
     ) -> list[Any]:
         """As ``map``, with each item the tuple of one call's arguments."""
         rows = (spread(iterable),)
         return await self._map(fn, rows, return_exceptions, progress, options, star=True)
 
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., Awaitable[T]],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[TaskOptions],
+    ) -> Stream[T]: ...
     def stream(
         self,
         fn: Callable[..., Any],
@@ -287,7 +316,7 @@ class Pool:
         ordered: bool = True,
         buffersize: int | None = None,
         return_exceptions: bool = False,
-        **options: Any,
+        **options: Unpack[TaskOptions],
     ) -> Stream[Any]:
         """Call ``fn`` with each item and yield the results as they come, in input order or not.
 
@@ -321,30 +350,13 @@ class Pool:
         among them. Called again it returns the same.
         """
         parts = self._entered_parts()
-        self._collecting = True
+        self._refusing = True
         await observe.all_done(parts.engine, self._submitted)
         return [handle.outcome(index) for index, handle in enumerate(self._submitted)]
 
     def statistics(self) -> PoolStatistics:
         """The pool at this moment, as a frozen snapshot."""
         return observe.statistics(self._entered_parts())
-
-    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Take no more work, finish or cancel what there is, and let go of every resource.
-
-        With ``drain`` what was submitted is finished, for at most ``timeout`` seconds; then, or
-        without, it is stopped. Idempotent; safe to call from several tasks, and a caller that is
-        cancelled meanwhile cuts draining short and waits until all is gone.
-        """
-        check_seconds("timeout", timeout, zero=True)
-        self._closed = True
-        if self._parts is None or self._parts.closer.done:
-            return
-        parts = self._same_loop(self._parts)
-        if parts.inside:
-            message = "a call of this pool cannot close it: closing waits for the call to end"
-            raise RuntimeError(message)
-        await parts.closer.close(drain=drain, timeout=timeout)
 
     def _start(
         self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
@@ -375,41 +387,3 @@ class Pool:
             with observe.shown(sink, found.function.name):
                 return await sink.finish()
         return await sink.finish()
-
-    def _entered_parts(self) -> Machinery:
-        if self._parts is None:
-            message = "this pool is not open: use it in 'async with Pool() as pool'"
-            raise PoolClosed(message)
-        return self._same_loop(self._parts)
-
-    def _open_parts(self) -> Machinery:
-        parts = self._entered_parts()
-        if self._closed or self._collecting or parts.closer.begun:
-            message = "this pool is closing or closed and takes no more work"
-            raise PoolClosed(message)
-        return parts
-
-    def _same_loop(self, parts: Machinery) -> Machinery:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None  # type: ignore[assignment]
-        if loop is not parts.engine.loop:
-            message = (
-                "this pool belongs to another event loop or thread; use it in the loop that "
-                "entered it, for example through asyncio.run_coroutine_threadsafe"
-            )
-            raise RuntimeError(message)
-        return parts
-
-    def __del__(self) -> None:
-        parts = getattr(self, "_parts", None)
-        if parts is not None and not parts.closer.begun:
-            warnings.warn(f"unclosed pool {self!r}", ResourceWarning, source=self, stacklevel=1)
-            parts.closer.forsake()
-
-    def __repr__(self) -> str:
-        if self._parts is None:
-            return f"<Pool not open, max_workers={self._settings.max_workers}>"
-        state = "closed" if self._parts.closer.done else "closing" if self._closed else "open"
-        return f"<Pool {state}, {observe.summary(self._parts)}>"

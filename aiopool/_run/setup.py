@@ -6,6 +6,7 @@ import os
 import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._backends.fleet import Fleet
@@ -122,7 +123,12 @@ class Machinery:
         else:
             self._install_executor(settings.backend, aging)
         self.closer = Closer(
-            engine, self.backlog, self.tasks, self.fleet, threads, settings.grace_period
+            engine=engine,
+            backlog=self.backlog,
+            tasks=self.tasks,
+            fleet=self.fleet,
+            threads=threads,
+            grace=settings.grace_period,
         )
 
     def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str) -> Any:  # noqa: ANN401 - a venue's name
@@ -217,7 +223,7 @@ def _context(value: BaseContext | str | None) -> BaseContext:
     return value
 
 
-def _initializer(call: Callable[..., object] | None, args: tuple[Any, ...]) -> bytes | None:
+def _initializer(call: object, args: tuple[Any, ...]) -> bytes | None:
     if call is None:
         return None
     if not callable(call):
@@ -229,8 +235,7 @@ def _initializer(call: Callable[..., object] | None, args: tuple[Any, ...]) -> b
 def _cgroup_quota() -> int | None:
     """Whole CPUs this control group may use at once, None if unbounded or unknown."""
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
     except (OSError, ValueError):
         return None
     return None if quota == "max" else max(1, -(-int(quota) // int(period)))

@@ -42,7 +42,7 @@ class Input(Protocol):
 def open_input(
     iterables: Sequence[Items], *, ended: Callable[[], None], more: Callable[[], None]
 ) -> Input:
-    """A source over iterables; calls ``ended`` after the last item, ``more`` when there are some."""
+    """A source; calls ``ended`` after the last item, ``more`` when there are some to take."""
     if any(isinstance(iterable, AsyncIterable) for iterable in iterables):
         return FedInput(iterables, ended, more)
     return PulledInput(iterables, ended)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ not the stream, so a stream that is dropped half way is noticed and what is left
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar, final
 
@@ -17,6 +16,7 @@ from aiopool._run.ticket import Ticket
 from aiopool.errors import PoolClosed
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from types import TracebackType
 

@@ -1,4 +1,4 @@
-"""A structured scope over a pool: leaving the block waits for every child, a failure stops them all.
+"""A structured scope over a pool: the block waits for every child, a failure stops them all.
 
 It is ``asyncio.TaskGroup`` with children that may run anywhere the pool runs calls. A child made by
 ``start_soon`` is a call of the pool, watched by a task of the group, so that a failing sibling
@@ -42,7 +42,9 @@ class TaskGroup(asyncio.TaskGroup):
     def start_soon(
         self, fn: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[TaskOptions]
     ) -> TaskHandle[T]: ...
-    def start_soon(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> TaskHandle[Any]:
+    def start_soon(
+        self, fn: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[TaskOptions]
+    ) -> TaskHandle[Any]:
         """Have the pool call ``fn(*args)`` as a child of this group; its handle.
 
         Options and errors are those of ``pool.submit``.

@@ -25,6 +25,8 @@ T = TypeVar("T")
 class Ticket(asyncio.Future[T], Generic[T]):
     """The result of work that a pool does."""
 
+    __slots__ = ("_client", "_requested", "_stop")
+
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._client = client
@@ -40,15 +42,17 @@ class Ticket(asyncio.Future[T], Generic[T]):
         if self.done():
             return False
         self._requested = True
-        if self._stop is not None:
-            self._stop()
+        self._ask()
         return True
 
     def on_cancel(self, stop: Callable[[], None]) -> None:
-        """Say what asks the work to stop; asked at once if that was wanted before."""
+        """Say what asks the work to stop."""
         self._stop = stop
-        if self._requested:
-            stop()
+
+    def _ask(self) -> None:
+        """Ask the work to stop."""
+        if self._stop is not None:
+            self._stop()
 
     def conclude(self, value: T) -> None:
         """The work has ended well."""

@@ -88,16 +88,17 @@ def explain(  # noqa: PLR0913 - four of them by keyword
     *,
     what: str,
     can_pickle: Callable[[object], bool],
-    path: str = "",
+    prefix: str = "",
     through: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
 ) -> NotTransferable:
     """Make the error that tells why ``obj``, which is ``what``, could not be pickled.
 
-    ``why`` is what pickling it raised and ``path`` an expression for ``obj`` that paths begin
-    with. It never raises, whatever the hooks of the objects do, but for what ``through`` lists.
+    ``why`` is what pickling it raised; the way to the culprit begins with ``prefix``, which
+    stands for ``obj``. It never raises, whatever the hooks of the objects do, but for what
+    ``through`` lists.
     """
     search = _Search(can_pickle, through)
-    here = _Place(path)
+    here = _Place(prefix)
     culprit, place = search.guard((obj, here), search.smallest, obj, here)
     reason = search.guard("pickling failed", _reason, why)
     fix = search.guard('Use on="thread"', _fix, culprit)

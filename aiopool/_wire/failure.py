@@ -90,6 +90,11 @@ def remote_error(exc: BaseException) -> RemoteError:
     return error
 
 
+def harmless(exc: BaseException) -> Exception:
+    """The exception itself, or what stands in for it if it is lethal."""
+    return remote_error(exc) if is_lethal(exc) else cast("Exception", exc)
+
+
 def encode_failure(
     exc: BaseException, dumps: Callable[[object], bytes], loads: Callable[[bytes], object]
 ) -> Failure:

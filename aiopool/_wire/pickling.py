@@ -58,13 +58,13 @@ def pack(obj: object) -> Packed:
     if by_value:
         buffers.clear()
         data = _by_value(obj, buffers.append)
-    return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), buffers
+    return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), buffers or ()
 
 
 def unpack(packed: Packed) -> Any:  # noqa: ANN401 - pickle's own type
     """Undo ``pack``; raises as ``loads``."""
     data, buffers = packed
-    return pickle.loads(data, buffers=buffers)  # type: ignore[arg-type] # noqa: S301
+    return pickle.loads(data, buffers=buffers)  # noqa: S301
 
 
 def seal(envelope: object) -> tuple[bytes, list[Bytes]]:

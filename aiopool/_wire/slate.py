@@ -28,7 +28,7 @@ FINISHED: Final = 1
 """Number of the last call whose result has been sent. Written by the worker."""
 
 SINCE: Final = 2
-"""When the call ``STARTED`` began, in nanoseconds of ``time.monotonic_ns``. Written by the worker."""
+"""When the call ``STARTED`` began, by ``time.monotonic_ns``. Written by the worker."""
 
 TARGET: Final = 3
 """Number of the call an interrupt is meant for. Written by the parent."""

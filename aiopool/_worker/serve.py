@@ -206,7 +206,8 @@ def _pack_result(function: object, value: object) -> Packed:
         if isinstance(value, CoroutineType):
             value.close()  # nobody will ever await it
         what = f"the result of {getattr(function, '__qualname__', function)}()"
-        raise explain(value, error, what=what, can_pickle=_can_pickle) from error
+        through = (Interrupted,)
+        raise explain(value, error, what=what, can_pickle=_can_pickle, through=through) from error
 
 
 def _can_pickle(obj: object) -> bool:
@@ -227,7 +228,7 @@ def _failure(error: BaseException) -> tuple[int, Any]:
 def _resident() -> int:
     """Memory this process holds, in bytes; its peak where the present figure is not told."""
     try:
-        with open("/proc/self/statm", "rb") as file:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is no light import
             return int(file.read().split()[1]) * _PAGE
     except OSError:
         import resource  # not on every platform, and only wanted here

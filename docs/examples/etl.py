@@ -132,7 +132,7 @@ class Survey:
                 if outcome.error is None:
                     yield outcome.unwrap()
                 else:
-                    self.failures[getattr(outcome.item, "name", outcome.item)] = outcome.error
+                    self.failures[str(getattr(outcome.item, "name", outcome.item))] = outcome.error
                     self.bar.advance(self.task)
 
 

@@ -27,8 +27,8 @@ async def one_call(pool: Pool) -> None:
 
 
 async def handles(pool: Pool) -> None:
-    assert_type(pool.submit(crunch, 10), TaskHandle[float])
-    assert_type(pool.submit(fetch, "url"), TaskHandle[bytes])
+    await assert_type(pool.submit(crunch, 10), TaskHandle[float])
+    await assert_type(pool.submit(fetch, "url"), TaskHandle[bytes])
     assert_type(await pool.submit(crunch, 10), float)
 
 
@@ -54,8 +54,8 @@ async def streams(pool: Pool) -> None:
 
 async def wrong(pool: Pool) -> None:
     await pool.run(crunch, "ten")  # type: ignore[arg-type]
-    await pool.run(crunch, 10, priorty=1)  # type: ignore[call-arg]
-    pool.submit(fetch, 10)  # type: ignore[arg-type]
+    await pool.run(crunch, 10, priorty=1)  # type: ignore[call-overload]
+    await pool.submit(fetch, 10)  # type: ignore[arg-type]
 
 
 async def main() -> int:

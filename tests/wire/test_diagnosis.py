@@ -39,15 +39,15 @@ def why_not(obj):
     raise AssertionError(f"{obj!r} can be pickled")
 
 
-def diagnose(obj, path="args", **options):
+def diagnose(obj, prefix="args", **options):
     options.setdefault("can_pickle", can_pickle)
-    error = explain(obj, why_not(obj), what="an argument of crunch()", path=path, **options)
+    error = explain(obj, why_not(obj), what="an argument of crunch()", prefix=prefix, **options)
     assert type(error) is NotTransferable
     return error
 
 
-def where(obj, path="args"):
-    return diagnose(obj, path).where
+def where(obj, prefix="args"):
+    return diagnose(obj, prefix).where
 
 
 def fix(obj):
@@ -495,7 +495,7 @@ def test_probes_are_bounded():
         tried.append(1)
         return "Endless" not in repr(obj)
 
-    error = explain(Endless(), TypeError("no"), what="it", can_pickle=trial, path="args")
+    error = explain(Endless(), TypeError("no"), what="it", can_pickle=trial, prefix="args")
     assert error.where == "args"
     assert len(tried) <= MOST_PROBES
 
@@ -541,7 +541,7 @@ def test_hooks_that_raise_are_harmless(hook, base, error):
     """Whatever a hook of a part raises, the rest is explained."""
     kind = type("Hooked", (base,), {hook: raises(error), "__hash__": object.__hash__})
     obj = {"k": kind.__new__(kind), "lock": LOCK}
-    found = explain(obj, TypeError("no"), what="it", can_pickle=can_pickle, path="args")
+    found = explain(obj, TypeError("no"), what="it", can_pickle=can_pickle, prefix="args")
     assert found.where.startswith(("args['k']", "args['lock']"))
 
 
@@ -583,7 +583,7 @@ def test_picklability_check_that_raises_counts_as_no(error):
             raise error
         return True
 
-    found = explain([1, LOCK], TypeError("no"), what="it", can_pickle=trial, path="args")
+    found = explain([1, LOCK], TypeError("no"), what="it", can_pickle=trial, prefix="args")
     assert found.where == "args[1]"
 
 
@@ -607,5 +607,5 @@ def test_orders_to_stop_pass(order, options):
 def test_plain_pickle_is_enough():
     """The check for what can be pickled may be any, plain pickle too."""
     plain = functools.partial(can_pickle, dumps=pickle.dumps)
-    error = explain([1, {2: LOCK}], TypeError(), what="it", can_pickle=plain, path="args")
+    error = explain([1, {2: LOCK}], TypeError(), what="it", can_pickle=plain, prefix="args")
     assert error.where == "args[1][2]"

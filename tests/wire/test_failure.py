@@ -20,6 +20,7 @@ from aiopool._wire.failure import (
     RemoteTraceback,
     decode_failure,
     encode_failure,
+    harmless,
     is_lethal,
     remote_error,
 )
@@ -895,6 +896,13 @@ def test_remote_error_stands_in_within_a_process(error):
     assert stand_in.__notes__ == ["a note"]
     assert "in raise_it" in stand_in.traceback_text
     assert stand_in.__cause__.text == stand_in.traceback_text
+    assert type(harmless(error)) is RemoteError
+
+
+def test_harmless_exceptions_stay_themselves_within_a_process():
+    """An exception that does no damage needs no stand-in."""
+    error = jobs.HoldsLock("held")
+    assert harmless(error) is error
 
 
 # --- what is left behind --------------------------------------------------------------------
