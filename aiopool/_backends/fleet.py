@@ -17,6 +17,7 @@ from aiopool._backends import leaving
 from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
 from aiopool._backends.parcels import encode
+from aiopool._backends.threads import join
 from aiopool._core.scheduler import LanedVenue, Slot
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Fleet:
         while self._lanes:
             self._emptied.clear()
             await self._emptied.wait()
-        self._keeper.shutdown(wait=True)
+        await join(self._keeper)
 
     def lane_ready(self, lane: Lane) -> None:
         """A worker takes calls."""

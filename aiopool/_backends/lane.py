@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
@@ -93,7 +94,6 @@ class Lane:
         self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
         self._refusal: Exception | None = None  # why it could not start
         self._starting: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._resident = 0
 
@@ -136,12 +136,12 @@ class Lane:
         if self.state is State.READY:
             self._watch.stop(workload, error)
 
-    def close(self) -> asyncio.Task[None] | None:
-        """Let the worker go, killing it after the grace period; the task ends when it is gone."""
+    def close(self) -> None:
+        """Let the worker go, killing it after the grace period; the fleet is told when it is."""
         if self.state in (State.STARTING, State.READY):
+            hurry = self.state is State.STARTING
             self.state = State.CLOSING
-            self._end()
-        return self._ending
+            self._end(hurry=hurry)
 
     def abandon(self) -> None:
         """End the worker without the event loop: the interpreter exits."""
@@ -181,8 +181,10 @@ class Lane:
 
     def _start_ended(self, starting: asyncio.Task[None]) -> None:
         error = None if starting.cancelled() else starting.exception()
-        if error is not None and self.state is State.STARTING:
-            self._refusal = error if isinstance(error, Exception) else remote_error(error)
+        if self.state is not State.STARTING:
+            self._process.kill()
+        elif starting.cancelled() or error is not None:
+            self._refusal = error if isinstance(error, Exception) else None
             self._end()
 
     def _give_up(self) -> None:
@@ -295,7 +297,7 @@ class Lane:
         words = self._process.words
         return self._flights.find(words[STARTED]) if words[STARTED] > words[FINISHED] else None
 
-    def _end(self) -> None:
+    def _end(self, *, hurry: bool = False) -> None:
         """The worker is gone, or is to go: return what it did not start, and reap it."""
         failed_start = self.state is State.STARTING
         self.crashed = self.state is State.READY
@@ -310,15 +312,12 @@ class Lane:
         self.slot.load = 0
         self._land()
         self._client.changed()
-        self._ending = asyncio.get_running_loop().create_task(
-            self._reap(guilty, failed_start=failed_start)
-        )
+        patience = 0.0 if failed_start or hurry else self._grace
+        reaped = partial(self._reaped, guilty, failed_start)
+        self._process.reap(patience, reaped)
 
-    async def _reap(self, guilty: Call | None, *, failed_start: bool) -> None:
-        if self._starting is not None:
-            await asyncio.wait([self._starting])
+    def _reaped(self, guilty: Call | None, failed_start: bool, exitcode: int | None) -> None:  # noqa: FBT001 - bound by _end
         pid = self.pid
-        exitcode = await self._process.reap(self._grace)
         self.state = State.DEAD
         if failed_start and self._refusal is None:
             self._refusal = WorkerCrashed("its start", pid=pid, exitcode=exitcode)

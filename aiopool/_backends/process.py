@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -18,7 +19,7 @@ from aiopool._backends.launch import Launched
 from aiopool._worker.main import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
@@ -39,6 +40,7 @@ class WorkerProcess:
     def __init__(self, owner: Owner, keeper: Executor) -> None:
         self._owner = owner
         self._keeper = keeper  # threads for what blocks
+        self._launching: asyncio.Future[Launched] | None = None
         self._launched: Launched | None = None
         self._connection: Connection | None = None
         self._pidfd: int | None = None
@@ -63,9 +65,9 @@ class WorkerProcess:
         Raises OSError where the system refuses a process or a descriptor.
         """
         loop = asyncio.get_running_loop()
-        self._launched = launched = await loop.run_in_executor(
-            self._keeper, lambda: Launched(context, initializer, measure=measure)
-        )
+        launch = partial(Launched, context, initializer, measure=measure)
+        self._launching = loop.run_in_executor(self._keeper, launch)
+        self._launched = launched = await asyncio.shield(self._launching)
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)
         serving = loop.run_in_executor(launched.executor, serve)
@@ -106,23 +108,43 @@ class WorkerProcess:
         if self._connection is not None:
             self._connection.close()
 
-    async def reap(self, patience: float) -> int | None:
-        """Wait for its end, for ``patience`` seconds before it is killed; its exit code."""
-        if self._launched is None:
-            return None
-        loop = asyncio.get_running_loop()
-        self.leave()
-        killing = loop.call_later(patience, self.kill)
-        try:
-            return await loop.run_in_executor(self._keeper, self._launched.wait)
-        finally:
-            killing.cancel()
-            self._release(loop)
+    def reap(self, patience: float, reaped: Callable[[int | None], None]) -> None:
+        """See it to its end, killing it after ``patience`` seconds; ``reaped`` gets its exit code.
 
-    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._unwatch(loop)
+        By callbacks and not by a task: a loop that is shut down cancels tasks.
+        """
+        if self._launching is None:
+            asyncio.get_running_loop().call_soon(reaped, None)
+        else:
+            self._launching.add_done_callback(partial(self._wait, patience, reaped))
+
+    def _wait(
+        self,
+        patience: float,
+        reaped: Callable[[int | None], None],
+        launching: asyncio.Future[Launched],
+    ) -> None:
+        if launching.cancelled() or launching.exception() is not None:
+            reaped(None)
+            return
+        self._launched = launching.result()
+        self.leave()
+        loop = asyncio.get_running_loop()
+        killing = loop.call_later(patience, self.kill)
+        waiting = loop.run_in_executor(self._keeper, self._launched.wait)
+        waiting.add_done_callback(partial(self._ended, killing, reaped))
+
+    def _ended(
+        self,
+        killing: asyncio.TimerHandle,
+        reaped: Callable[[int | None], None],
+        waiting: asyncio.Future[int | None],
+    ) -> None:
+        killing.cancel()
+        self._unwatch(asyncio.get_running_loop())
         if self._launched is not None:
             self._launched.release()
+        reaped(waiting.result())
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         pid = self.pid

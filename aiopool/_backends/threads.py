@@ -8,6 +8,8 @@ executor too: one that runs the call then and there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from concurrent.futures import Executor, Future
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
@@ -24,6 +26,25 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
 
 _T = TypeVar("_T")
+
+
+async def join(executor: Executor) -> None:
+    """Shut an executor down and wait for its threads, without blocking the event loop."""
+    loop = asyncio.get_running_loop()
+    joined = loop.create_future()
+
+    def shut_down() -> None:
+        executor.shutdown(wait=True)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(_resolve, joined)
+
+    threading.Thread(target=shut_down, name="aiopool join", daemon=True).start()
+    await joined
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 @final

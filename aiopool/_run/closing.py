@@ -7,15 +7,17 @@ asks to cut things short, turns draining into cancelling, and still waits until 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
+from aiopool._backends.threads import join
 from aiopool._run.stream import Flow
 from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from concurrent.futures import Executor
 
     from aiopool._backends.fleet import Fleet
     from aiopool._backends.tasks import TaskBackend
@@ -38,7 +40,7 @@ class Closer:
         backlog: Backlog,
         tasks: TaskBackend,
         fleet: Fleet | None,
-        threads: Any,  # noqa: ANN401 - an executor made for this pool
+        threads: Executor,
         grace: float,
     ) -> None:
         self._engine = engine
@@ -96,19 +98,24 @@ class Closer:
         for workload in list(self._engine.live):
             if isinstance(workload.sink, Flow):
                 workload.sink.cut()
-        await self._insist(self._engine.until_empty(), self._short.wait())
+        await self._insist(self._engine.until_empty, self._short.wait)
         if self._engine.live:
             self._engine.stop_all()
-            bound = asyncio.sleep(self._grace + _MARGIN)
-            await self._insist(self._engine.until_empty(), bound)
+            bound = partial(asyncio.sleep, self._grace + _MARGIN)
+            await self._insist(self._engine.until_empty, bound)
             self._forsake_tasks()
-        if self._fleet is not None:
-            await self._insist(self._fleet.close())
-        if self._threads is not None:
-            self._threads.shutdown(wait=not self._threads_busy())
-        if self._hook is not None:
-            await self._hook.aclose()
+        try:
+            if self._fleet is not None:
+                await self._insist(self._fleet.close)
+            if self._threads_busy:  # a call that was given up on: its thread ends when it does
+                self._threads.shutdown(wait=False)
+            else:
+                await self._insist(partial(join, self._threads))
+        finally:
+            if self._hook is not None:
+                await self._hook.aclose()
 
+    @property
     def _threads_busy(self) -> bool:
         return self._engine.venues["thread"].running > 0  # type: ignore[attr-defined, no-any-return]
 
@@ -116,22 +123,28 @@ class Closer:
         for task in self._tasks.forsake():
             _log.warning("a call ignores its cancellation and is left behind: %r", task)
 
-    async def _insist(self, *ways: Any) -> None:  # noqa: ANN401 - coroutines of any kind
-        """Wait until one of these is done, through any cancellation of this task.
+    async def _insist(self, *ways: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Wait until one of these is done, through any cancellation; they can be begun again.
 
-        A loop that is being shut down cancels this task as it does all; what it does is just what
-        is needed then.
+        A loop that is being shut down cancels all tasks, this one and the ways among them, while
+        what they do is just what is needed then.
         """
-        waiting = [asyncio.ensure_future(way) for way in ways]
-        while not any(way.done() for way in waiting):
+        while True:
+            tasks = [self._engine.loop.create_task(way()) for way in ways]
+            await self._until_one(tasks)
+            ended = [task for task in tasks if task.done() and not task.cancelled()]
+            for task in tasks:
+                task.cancel()
+            if ended:
+                ended[0].result()
+                return
+
+    async def _until_one(self, tasks: list[asyncio.Task[object]]) -> None:
+        while not any(task.done() for task in tasks):
             try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 self.cut_short()
-        for way in waiting:
-            way.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([way])
 
     async def _at_loop_end(self) -> AsyncGenerator[None, None]:
         """Suspended for the pool's life; a loop closes such generators when it is shut down."""

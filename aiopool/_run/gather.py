@@ -26,7 +26,7 @@ class Gathering:
         self._results: list[Any] = []
         self.told = 0  # calls that have ended
         self._error: BaseException | None = None
-        self._input_ended = False
+        self._input_ended = self._concluded = False
         self._workload: Workload
         self._input: Input
 
@@ -81,7 +81,7 @@ class Gathering:
 
     def _tell(self, count: int) -> None:
         self.told += count
-        if self.told < self._workload.next_index:
+        if self.told < self._workload.next_index or self._concluded:
             return
         if self._input_ended:
             self._conclude()
@@ -89,6 +89,7 @@ class Gathering:
             self._workload.probe()  # or the end would be found only when a worker is free
 
     def _conclude(self) -> None:
+        self._concluded = True
         workload, ticket = self._workload, self._ticket
         error = self._error or self._input.error or self._overrun()
         if error is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -13,10 +12,8 @@ from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from contextlib import AbstractContextManager
 
     from aiopool._run.engine import Engine
-    from aiopool._run.gather import Gathering
     from aiopool._run.handle import TaskHandle
     from aiopool._run.setup import Machinery
 
@@ -73,12 +70,6 @@ async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
     for handle in pending:
         handle.add_done_callback(tell)
     await ticket
-
-
-def shown(sink: Gathering, name: str) -> AbstractContextManager[object]:
-    """A live line on how far a map is, by the add-on that is loaded only for this."""
-    progress = importlib.import_module("aiopool.progress")
-    return cast("AbstractContextManager[object]", progress.show(name, sink.counts))
 
 
 def _queued(engine: Engine) -> dict[int, int]:

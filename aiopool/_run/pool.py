@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 from aiopool._core.retry import check_count
 from aiopool._run import calls, observe
 from aiopool._run.lifecycle import Lifecycle
+from aiopool._run.meter import shown
 from aiopool._run.setup import check_settings
 from aiopool._run.sources import check_iterables, spread
 from aiopool._run.stream import Flow, Stream
@@ -384,6 +385,6 @@ class Pool(Lifecycle):
         self._open_parts()
         sink = calls.gathering(parts, found, iterables, star=star, keep=return_exceptions)
         if progress:
-            with observe.shown(sink, found.function.name):
+            async with shown(found.function.name, sink.counts):
                 return await sink.finish()
         return await sink.finish()

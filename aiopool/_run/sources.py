@@ -122,19 +122,22 @@ class FedInput:
         self, iterables: Sequence[Items], ended: Callable[[], None], more: Callable[[], None]
     ) -> None:
         self.error: BaseException | None = None
-        self._ended = ended
+        self._ended: Callable[[], None] | None = ended
         self._more = more
+        self._loop = asyncio.get_running_loop()
         self._ahead: deque[Any] = deque()
         self._room = asyncio.Event()
         self._done = False
         self.bound = _FED_AHEAD
-        self._feeder = asyncio.get_running_loop().create_task(self._feed(iterables))
+        self._feeder = self._loop.create_task(self._feed(iterables))
 
     def take(self, count: int, /) -> Sequence[Any]:
         """Up to ``count`` of the items pulled ahead."""
         ahead = self._ahead
         items = [ahead.popleft() for _ in range(min(count, len(ahead)))]
         self._room.set()
+        if self._done and not ahead:
+            self._end()
         return items
 
     def remaining(self) -> int | None:
@@ -164,7 +167,14 @@ class FedInput:
         finally:
             await _close(rows)
             self._done = True
-            self._ended()
+            if not self._ahead:
+                self._end()
+
+    def _end(self) -> None:
+        """Say once that the last item has been taken, when it is accounted for."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self._loop.call_soon(ended)
 
 
 async def _spread_async(rows: AsyncIterable[Any]) -> AsyncIterator[tuple[Any, ...]]:

@@ -112,19 +112,18 @@ class Worker:
     def _run_group(self, group: Group) -> None:
         """Run consecutive calls of one function. The hot loop: keep it lean."""
         first, function, code, mode, load = group
+        kind: int
         if code is not None:
             self._functions[function] = code
         packed, star, exact = not mode & SCALARS, mode & STAR, mode & EXACT
         words, values, fn = self._words, self._values, None
         then = monotonic_ns()
         for seq, item in enumerate(load if packed else loads(load), first):
-            words[SINCE] = then
-            words[STARTED] = seq
+            words[SINCE], words[STARTED] = then, seq
             if words[SKIP_FROM] <= seq < words[SKIP_TO]:
                 self._add(seq, SKIPPED, None, then, then)
                 continue
-            kind: int = VALUES
-            arg = value = None
+            kind, arg, value = VALUES, None, None
             try:
                 try:
                     self.current = seq

@@ -5,6 +5,7 @@ import concurrent.futures
 import gc
 import marshal
 import pickle
+import re
 import threading
 import traceback
 import weakref
@@ -317,21 +318,42 @@ def test_exception_that_is_its_own_cause_arrives():
     assert [type(link) for link in chain(crossed(error))] == [ValueError, RemoteTraceback]
 
 
-def test_long_chain_is_cut():
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_long_chain_is_cut(link):
     """Of a chain of thousands the nearest exceptions arrive, and a bounded text."""
     error = first = ValueError(0)
     for number in range(1, 3_000):
-        error.__cause__ = error = ValueError(number)
-    *links, text = chain(crossed(first))
-    assert [link.args[0] for link in links] == list(range(LONGEST_CHAIN + 1))
-    assert len(str(text)) < LONGEST_TEXT + 200
+        following = ValueError(number)
+        setattr(error, link, following)
+        error = following
+    copy, numbers = crossed(first), []
+    while not isinstance(copy, RemoteTraceback):
+        numbers.append(copy.args[0])
+        copy = copy.__cause__ or copy.__context__
+    assert numbers == list(range(LONGEST_CHAIN + 1))
+    assert len(copy.text) < LONGEST_TEXT + 100
+
+
+def test_text_goes_behind_a_cause_that_suppresses_nothing():
+    """The text is put behind the cause even where a cause was given without hiding the context."""
+    error = ValueError(1)
+    error.__cause__, error.__context__ = KeyError(2), OSError(3)
+    error.__suppress_context__ = False
+    copy = crossed(error)
+    assert not copy.__suppress_context__
+    assert copy.__context__.__cause__ is None
+    assert [type(link) for link in chain(copy)] == [ValueError, KeyError, RemoteTraceback]
 
 
 def test_lethal_cause_is_kept():
     """A cancellation that a timeout was made of is no danger as a cause, and stays what it is."""
     error = TimeoutError()
     error.__cause__ = asyncio.CancelledError()
-    assert type(crossed(error).__cause__) is asyncio.CancelledError
+    error.__context__ = BaseExceptionGroup("g", [KeyboardInterrupt(), jobs.HoldsLock("held")])
+    copy = crossed(error)
+    assert type(copy.__cause__) is asyncio.CancelledError
+    assert type(copy.__context__) is BaseExceptionGroup
+    assert [type(one) for one in copy.__context__.exceptions] == [KeyboardInterrupt, RemoteError]
 
 
 # --- the remote traceback -------------------------------------------------------------------
@@ -407,8 +429,11 @@ def test_message_and_notes_of_a_stand_in_are_bounded():
     error = jobs.HoldsLock("x" * (1 << 20))
     error.add_note("y" * (1 << 20))
     copy = crossed(error)
-    assert len(copy.message) < LONGEST_TEXT + 100
-    assert len(copy.__notes__[0]) < LONGEST_TEXT + 100
+    for text in copy.message, copy.__notes__[0]:
+        kept, left_out = re.subn(r"\n\.\.\. \d+ characters left out \.\.\.\n", "", text)
+        assert left_out == 1
+        assert len(kept) == LONGEST_TEXT
+        assert f" {(1 << 20) - LONGEST_TEXT} " in text
 
 
 # --- what cannot cross ----------------------------------------------------------------------
@@ -622,7 +647,7 @@ class ClaimsToBeOrdinary(BaseException):
 class NamelessType(type):
     @property
     def __module__(cls):
-        raise RuntimeError("no name")
+        raise SystemExit("no name")
 
     def __eq__(cls, other):
         raise RuntimeError("not to be compared")
@@ -918,6 +943,13 @@ class RaisesItself(Exception):
         raise self
 
 
+class RaisesItsOwn(RaisesInReduce):
+    """Raises an exception that it holds, when it is pickled."""
+
+    def __init__(self, text):
+        super().__init__(ValueError(text))
+
+
 @pytest.fixture
 def no_collector():
     """Only reference counts free anything during the test."""
@@ -928,23 +960,24 @@ def no_collector():
 
 
 def use_and_forget(kind, use):
-    error = caught(jobs.raise_type, kind, "x")
-    error.__cause__ = caught(jobs.raise_type, kind, "cause")
+    error, member = caught(jobs.raise_type, kind, "x"), caught(jobs.raise_type, kind, "member")
+    error.__cause__ = cause = caught(jobs.raise_type, kind, "cause")
+    cause.__context__ = BaseExceptionGroup("g", [member])
     use(error)
-    references = weakref.ref(error), weakref.ref(error.__cause__)
-    del error  # whose frames lead back here
+    references = [weakref.ref(one) for one in (error, cause, member)]
+    del error, cause, member  # whose frames lead back here
     return references
 
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("use", [encoded, crossed, remote_error])
 @pytest.mark.parametrize(
-    "kind", [Attributed, jobs.HoldsLock, StrOf, RaisesItself, RaisesInReduce, Custom, Formats]
+    "kind", [Attributed, jobs.HoldsLock, StrOf, RaisesItself, RaisesItsOwn, Custom, Formats]
 )
 def test_no_exception_is_kept_alive(kind, use):
     """An exception dies with the last reference to it, whatever was made of it."""
     references = use_and_forget(kind, use)
-    assert [reference() for reference in references] == [None, None]
+    assert [reference() for reference in references] == [None, None, None]
 
 
 @pytest.mark.usefixtures("no_collector")
