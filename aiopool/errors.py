@@ -120,6 +120,8 @@ class WorkerCrashed(AiopoolError, BrokenProcessPool):
             return f"signal {-self.exitcode}"
 
     def __str__(self) -> str:
+        if self.pid is None and self.reason is not None:
+            return f"{self.task} was not executed: {self.reason}"
         who = "the worker" if self.pid is None else f"worker {self.pid}"
         how = "ended"
         if self.signal_name is not None:

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from aiopool._backends.flights import Flights
+from aiopool._backends.launch import UNGUARDED
 from aiopool._backends.process import WorkerProcess
 from aiopool._backends.watch import Watch
 from aiopool._wire.failure import decode_failure, remote_error
@@ -320,7 +321,7 @@ class Lane:
         pid = self.pid
         self.state = State.DEAD
         if failed_start and self._refusal is None:
-            self._refusal = WorkerCrashed("its start", pid=pid, exitcode=exitcode)
+            self._refusal = _failed_start(pid, exitcode)
         if guilty is not None:
             self._blame(guilty, pid, exitcode)
         self._watch.end()
@@ -335,3 +336,13 @@ class Lane:
             crash = WorkerCrashed(batch.workload.name, pid=pid, exitcode=exitcode)
             self._client.failed(batch, crash, monotonic() - batch.started, pid)
         self._client.changed()
+
+
+def _failed_start(pid: int | None, exitcode: int | None) -> Exception:
+    """Why a worker ended before it was ready."""
+    if exitcode == UNGUARDED:
+        return RuntimeError(
+            "the main module opens a pool when it is imported, and every new worker imports it; "
+            "put what the script runs under: if __name__ == '__main__':"
+        )
+    return WorkerCrashed("its start", pid=pid, exitcode=exitcode)

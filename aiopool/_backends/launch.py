@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _SOCKET_BUFFER: Final = 1 << 20
 _PRELOAD: Final = ("aiopool._worker.main", "cloudpickle")
+UNGUARDED: Final = 78
+"""Exit code of a worker whose main module opened a pool while it was being imported there."""
+
 _private: set[int] = set()
 
 
@@ -39,6 +42,16 @@ def default_context() -> BaseContext:
     """
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def leave_if_unguarded() -> None:
+    """End a new worker whose main module is about to open a pool as it is imported.
+
+    A script without the ``__main__`` guard runs again in each worker that starts; it would start
+    workers of its own. The parent is told by the exit code, and says what to do.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)
 
 
 def preload() -> None:

@@ -236,7 +236,7 @@ class Engine:
     def refused(self, error: Exception) -> None:
         """No worker can be started: what waits for one fails."""
         for workload in list(self.venues["process"].queue):
-            reason = WorkerCrashed(workload.name, reason=f"it could not start: {error!r}")
+            reason = WorkerCrashed(workload.name, reason=f"no worker could start: {error}")
             reason.__cause__ = error
             self.stop(workload, reason)
 

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from typing import TYPE_CHECKING, Self
 
+from aiopool._backends.launch import leave_if_unguarded
 from aiopool._core.retry import check_seconds
 from aiopool._run import observe
 from aiopool._run.setup import Machinery
@@ -29,6 +30,7 @@ class Lifecycle:
         if self._parts is not None or self._refusing:
             message = "this pool was opened before; make a new one for every 'async with'"
             raise PoolClosed(message)
+        leave_if_unguarded()
         self._parts = Machinery(self._settings, asyncio.get_running_loop())
         await self._parts.closer.arm()
         return self

@@ -16,6 +16,15 @@ class Complaints(list):
         return [str(context.get("message")) for context in self]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_collection():
+    """Take what is there before the first test out of each test's own garbage collection."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _watch_complaints(request):
     if pytest_asyncio.is_async_test(request.node):

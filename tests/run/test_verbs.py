@@ -163,7 +163,7 @@ async def test_map_order_does_not_depend_on_who_is_first(shop):
     [
         (([1, 2, 3], [10, 20, 30]), [11, 22, 33]),
         (([1, 2, 3], [10]), [11]),
-        ((iter([1, 2]), (x for x in (10, 20, 30))), [11, 22]),
+        (({1: "a", 2: "b"}, "xy".encode()), [121, 123]),
         (([], [1]), []),
         ((range(3), {0: "a", 1: "b", 2: "c"}), [0, 2, 4]),
     ],
@@ -184,11 +184,22 @@ async def test_map_passes_a_tuple_as_one_argument():
         assert await pool.map(len, [(1, 2), (3,)]) == [2, 1]
 
 
-@pytest.mark.parametrize("rows", [[(1, 2), [3, 4]], iter([(1, 2), (3, 4)]), [(1, 2), (x for x in (3, 4))]])
-async def test_starmap_spreads(rows):
-    """starmap calls the function with each item as its arguments."""
+async def test_map_zips_iterators():
+    """Iterators and generators are walked together and end with the shortest."""
+
+    async def plus(a, b):
+        return a + b
+
+    async with Pool() as pool:
+        assert await pool.map(plus, iter([1, 2]), (x for x in (10, 20, 30))) == [11, 22]
+
+
+async def test_starmap_spreads():
+    """starmap calls the function with each item as its arguments, whatever kind of rows."""
     async with Pool(backend="inline") as pool:
-        assert await pool.starmap(jobs.add, rows) == [3, 7]
+        assert await pool.starmap(jobs.add, [(1, 2), [3, 4]]) == [3, 7]
+        assert await pool.starmap(jobs.add, iter([(1, 2), (3, 4)])) == [3, 7]
+        assert await pool.starmap(jobs.add, [(1, 2), (x for x in (3, 4))]) == [3, 7]
 
 
 async def test_starmap_in_processes_and_from_async_input():
