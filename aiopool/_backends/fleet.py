@@ -137,7 +137,7 @@ class Fleet:
         parcels, refused, rest = encode(batch)
         batch.workload.running += max(len(parcels), 1) - 1
         unsent = len(refused) + (len(rest) if rest else 0)
-        self._venue.progress(slot, unsent, unsent * (batch.workload.cost.seconds or 0.0))
+        self._venue.unload(slot, unsent, batch.workload.cost.seconds or 0.0)
         for call in refused:
             self._client.failed(call.batch, call.error, 0.0, None)
         if rest:

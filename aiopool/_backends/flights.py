@@ -89,15 +89,25 @@ class Flights:
         while queue and queue[0].settled >= len(queue[0].batch):
             yield queue.popleft()
 
-    def cut(self, seq: int) -> list[Flight]:
-        """Take back all calls from that number on, as flights of what was cut off."""
+    def cut(self, seq: int, stop: int) -> list[Flight]:
+        """Take back the unsettled calls from ``seq`` up to ``stop``, as flights of their own.
+
+        ``stop`` lies between flights: calls are taken back together with all sent after them.
+        """
         cut: list[Flight] = []
         for flight in self._queue:
             start = max(seq - flight.first, flight.settled)
-            if start < len(flight.batch):
+            if start < len(flight.batch) and flight.stop <= stop:
                 cut.append(flight.piece(start, len(flight.batch)))
                 flight.batch = flight.batch.part(0, start)
         return cut
+
+    def purge(self) -> list[Flight]:
+        """Remove all flights with nothing left in them, wherever they stand."""
+        empty = [flight for flight in self._queue if flight.settled >= len(flight.batch)]
+        for flight in empty:
+            self._queue.remove(flight)
+        return empty
 
     def abandon(self, guilty: Call | None) -> list[Flight]:
         """Take all unsettled calls but the guilty one off, as flights of consecutive calls."""

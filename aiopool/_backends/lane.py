@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 START_TIMEOUT: Final = 60.0
 """Seconds a worker may take to get ready, its initializer included."""
 
-_FUNCTIONS: Final = 256
+_FUNCTIONS: Final = 512
 """Functions a worker remembers before it is told to forget them all."""
+
+_GROUPS: Final = 256
+"""Batches in one frame; with the bound on a pickle's buffers it bounds those of a frame."""
 
 
 class State(Enum):
@@ -124,13 +127,17 @@ class Lane:
         self._starting.add_done_callback(self._start_ended)
 
     def send(self, parcels: list[Parcel]) -> None:
-        """Send batches that were encoded for this worker, in one frame."""
+        """Send batches that were encoded for this worker."""
+        for start in range(0, len(parcels), _GROUPS):
+            self._send(parcels[start : start + _GROUPS])
+        self._watch.arm()
+
+    def _send(self, parcels: list[Parcel]) -> None:
         forget = len(self._known) + len(parcels) > _FUNCTIONS
         if forget:
             self._known.clear()
         groups = [self._address(parcel) for parcel in parcels]
         self._process.send(CALLS, *seal((forget, groups)))
-        self._watch.arm()
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Stop the calls of a workload that are here; they end with ``error`` or as stopped."""
@@ -214,7 +221,6 @@ class Lane:
         """Pass on how some consecutive calls ended."""
         first, count, spent, kind, payload = segment
         call = self._flights.find(first)
-        call = self._flights.find(first)
         if call is None:
             return  # taken back before
         count = min(count, len(call.flight.batch) - call.place)
@@ -264,28 +270,29 @@ class Lane:
 
     def _taken_back(self, cut: list[Flight]) -> None:
         """Calls that will not start here: back to the queue, or stopped as was asked."""
-        for flight in cut:
-            self._venue.progress(self.slot, len(flight.batch), len(flight.batch) * flight.seconds)
+        for flight in reversed(cut):
+            self._venue.unload(self.slot, len(flight.batch), flight.seconds)
             self._split(flight)
         self._land()
         self._client.changed()
 
     def _split(self, flight: Flight) -> None:
         """Tell of each call of a flight that did not start, those not to be stopped together."""
-        kept = 0
-        size = len(flight.batch)
-        for place in range(size + 1):
+        batch = flight.batch
+        end = len(batch)
+        for place in range(end - 1, -1, -1):  # backwards: what is returned last is first in line
             seq = flight.first + place
-            if place == size or self._watch.was_stopped(seq):
-                if place > kept:
-                    self._client.returned(flight.batch.part(kept, place))
-                kept = place + 1
-                if place < size:
-                    self._unfinished(flight.batch.part(place, place + 1), seq, stopped=False)
+            if self._watch.was_stopped(seq):
+                if place + 1 < end:
+                    self._client.returned(batch.part(place + 1, end))
+                self._unfinished(batch.part(place, place + 1), seq, stopped=False)
+                end = place
+        if end:
+            self._client.returned(batch.part(0, end))
 
     def _land(self) -> None:
         """Settle the flights that are done; an idle worker takes calls again, or is retired."""
-        for flight in self._flights.sweep():
+        for flight in self._flights.purge():
             self._client.settled(flight.batch)
         if not self._flights and self.state is State.READY:
             self.slot.open = self.slot.allowance != 0

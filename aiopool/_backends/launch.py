@@ -89,6 +89,7 @@ class Launched:
         """
         self.sock, self._child = socket.socketpair()
         self._guard: int | None = None
+        self.slate: Slate | None = None
         self._observed = _Context(context)
         try:
             self.slate, name = self._share()
@@ -137,6 +138,9 @@ class Launched:
         if self._guard is not None:
             os.close(self._guard)
             self._guard = None
+        if self.slate is not None:
+            self.slate.close()
+            self.slate = None
 
     def _share(self) -> tuple[Slate, str | None]:
         """Make the slate and the guard pipe and send the worker its ends ahead."""

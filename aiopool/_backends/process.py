@@ -55,6 +55,7 @@ class WorkerProcess:
     def words(self) -> memoryview:
         """The words of its slate."""
         assert self._launched is not None
+        assert self._launched.slate is not None
         return self._launched.slate.words
 
     async def start(

@@ -87,7 +87,7 @@ class Seat:
             now=origin.since,
             cost=origin.cost,
         )
-        turn.again.append(Batch(turn, (0,), (None,)))
+        turn.put_back(Batch(turn, (0,), (None,)))
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._venue.wake(turn)
         try:

@@ -49,7 +49,7 @@ class Watch:
         self._interrupted = 0  # the call that was interrupted last
         self._kill_at = inf
         self._confirm_at = inf  # when calls to be skipped are certain not to start
-        self._skip_from = 0
+        self._skip_from = self._skip_to = 0  # the calls that are to be taken back then
         self._timer: asyncio.TimerHandle | None = None
         self._look_at = inf
 
@@ -87,11 +87,11 @@ class Watch:
 
     def look(self) -> None:
         """Do what is due now and arrange for the next look."""
+        self._disarm()
         if not self._flights:
             return
         now = monotonic()
         words = self._process.words
-        self._disarm()
         running = self._flights.find(words[STARTED])
         wake = inf if running is None else self._tend_running(running, now)
         wake = min(wake, self._tend_waiting(running, now))
@@ -135,7 +135,8 @@ class Watch:
         started = self._process.words[STARTED]
         if self._confirm_at <= now:
             self._confirm_at = inf
-            self._take_back(max(self._skip_from, started + 1))
+            first = max(self._skip_from, started + 1)
+            self._taken_back(self._flights.cut(first, self._skip_to))
         elif self._confirm_at < inf:
             return self._confirm_at
         unwanted = min((seq for seq in self._stopping if seq > started), default=0)
@@ -157,13 +158,10 @@ class Watch:
         words = self._process.words
         passed = words[STARTED] + 1 >= words[SKIP_TO]
         words[SKIP_FROM] = seq if passed else min(seq, words[SKIP_FROM])
-        words[SKIP_TO] = self._flights.next
+        words[SKIP_TO] = self._skip_to = self._flights.next
         self._slot.open = False
         self._skip_from = seq if self._confirm_at == inf else min(seq, self._skip_from)
         self._confirm_at = now + SETTLING
-
-    def _take_back(self, seq: int) -> None:
-        self._taken_back(self._flights.cut(seq))
 
     def _look_by(self, when: float, now: float) -> None:
         if when >= self._look_at:

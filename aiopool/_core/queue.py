@@ -48,6 +48,8 @@ class TurnQueue:
         """Put it in its place by ``turn`` and ``priority``; if it is in already, move it there."""
         if workload.entry is None:
             self._live += 1
+        elif len(self._heap) > 2 * self._live + _SWEEP_AT:
+            self._sweep()
         turn, priority = workload.turn, workload.priority
         if self._strict:
             entry: tuple[Any, ...] = (priority, turn, next(self._order), workload)
@@ -73,13 +75,19 @@ class TurnQueue:
             return
         workload.entry = None
         self._live -= 1
-        if len(self._heap) > 2 * self._live + _SWEEP_AT:
-            self._heap = [entry for entry in self._heap if entry[-1].entry is entry]
-            heapify(self._heap)
+        if not self._live:
+            self._heap.clear()
+        elif len(self._heap) > 2 * self._live + _SWEEP_AT:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._heap = [entry for entry in self._heap if entry[-1].entry is entry]
+        heapify(self._heap)
 
     def validate(self) -> None:
         """Raise AssertionError unless what always holds holds."""
         live = [entry for entry in self._heap if entry[-1].entry is entry]
         assert len(live) == self._live, (len(live), self._live)
         assert len({id(entry[-1]) for entry in live}) == len(live)
-        assert all(a <= b for a, b in zip(self._heap, sorted(self._heap), strict=True) if a is b)
+        heap = self._heap
+        assert all(heap[(place - 1) // 2][:3] <= heap[place][:3] for place in range(1, len(heap)))

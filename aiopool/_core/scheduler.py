@@ -75,7 +75,8 @@ class Venue:
         """A batch handed out has left its place, whatever became of its calls."""
         workload = batch.workload
         workload.running -= 1
-        self.wake(workload)
+        if workload.has_more():
+            self.wake(workload)
 
     def _has_room(self, workload: Workload) -> bool:
         limit = workload.settings.limit
@@ -92,7 +93,7 @@ class Venue:
             batch.began = now
         workload.running += 1
         workload.turn = now
-        if self._has_room(workload) and workload.remaining() != 0:
+        if self._has_room(workload) and workload.has_more():
             self.queue.push(workload)
         else:
             self.queue.remove(workload)
@@ -175,6 +176,13 @@ class LanedVenue(Venue):
         slot.load -= count
         slot.outstanding = max(0.0, slot.outstanding - seconds) if slot.load else 0.0
 
+    def unload(self, slot: Slot, count: int, each: float) -> None:
+        """``count`` calls, estimated at ``each`` seconds, were not started by a slot after all."""
+        self.progress(slot, count, count * each)
+        if slot.allowance is not None and count:
+            slot.open = slot.open or not slot.allowance
+            slot.allowance += count
+
     def backlog(self, enough: int) -> int:
         """How many calls are queued, counted up to ``enough``."""
         total = 0
@@ -195,7 +203,7 @@ class LanedVenue(Venue):
                 continue
             if not slot.load:
                 return slot
-            if ahead and now <= slot.due and slot.outstanding + cost <= QUANTUM / 2:  # type: ignore[operator]
+            if ahead and now < slot.due and slot.outstanding + cost <= QUANTUM / 2:  # type: ignore[operator]
                 best = slot if best is None or slot.due < best.due else best
         return best
 
@@ -211,9 +219,9 @@ class LanedVenue(Venue):
 
     def _occupy(self, slot: Slot, batch: Batch, now: float) -> None:
         seconds = len(batch) * (batch.workload.cost.seconds or 0.0)
+        slot.due = (max(slot.due, now) if slot.load else now) + seconds
         slot.load += len(batch)
         slot.outstanding += seconds
-        slot.due = max(slot.due, now) + seconds
         if slot.allowance is not None:
             slot.allowance -= len(batch)
             slot.open = slot.allowance > 0

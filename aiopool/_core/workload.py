@@ -47,8 +47,8 @@ EMPTY = Empty()
 class Batch:
     """Consecutive calls of one workload in the same attempt.
 
-    ``indices`` are their places in the input and ``attempt`` counts from 1. ``since`` is when
-    the calls could first have started, ``began`` when their first attempt did.
+    ``indices`` are their places in the input, ``attempt`` counts from 1, and ``began`` is when
+    their first attempt was handed out.
     """
 
     __slots__ = ("attempt", "began", "indices", "items", "payloads", "started", "workload")
@@ -95,6 +95,7 @@ class Workload:
     """Calls of one function: who they are, what is left of them, and when their turn is."""
 
     __slots__ = (
+        "_back",
         "again",
         "context",
         "cost",
@@ -148,6 +149,7 @@ class Workload:
         deadline = settings.deadline
         self.deadline = None if deadline is None else now + deadline
         self.again: list[Batch] = []  # a stack: the last is the first in line
+        self._back = 0  # calls in it
         self.next_index = 0
         self.running = 0  # batches handed out and not yet settled
         self.resting: dict[Batch, None] | None = None  # calls waiting out a backoff, if ever any
@@ -164,9 +166,10 @@ class Workload:
             if len(batch) > count:
                 self.again.append(batch.part(count, len(batch)))
                 batch = batch.part(0, count)
+            self._back -= len(batch)
             return batch
         items = self.source.take(count)
-        if not items:
+        if not items or self.stopped:  # the input is code of the caller's, and may stop all this
             return None
         first = self.next_index
         self.next_index = first + len(items)
@@ -177,18 +180,24 @@ class Workload:
         batch = None if self.again or self.stopped else self.take(1)
         if batch is not None:
             self.again.append(batch)
+            self._back += 1
 
     def put_back(self, batch: Batch) -> None:
         """Return calls that were not started: first in line, at their original age."""
+        if batch.attempt == 1:
+            batch.began = None
         self.again.append(batch)
+        self._back += len(batch)
         self.turn = self.since
 
     def remaining(self) -> int | None:
         """Calls that could still be taken, None if that is not known."""
         left = self.source.remaining()
-        if left is None or not self.again:
-            return left
-        return left + sum(map(len, self.again))
+        return None if left is None else left + self._back
+
+    def has_more(self) -> bool:
+        """Whether there may be calls to take."""
+        return self._back > 0 or self.source.remaining() != 0
 
     def stop(self, reason: Exception | None) -> list[Batch]:
         """Let nothing more of it start; return the calls that were waiting to."""
@@ -196,6 +205,7 @@ class Workload:
         self.reason = reason
         dropped = [*reversed(self.again), *(self.resting or ())]
         self.again.clear()
+        self._back = 0
         self.resting = None
         return dropped
 

@@ -90,7 +90,7 @@ def single(
         batch.payloads = (pack_argument(args, found.function),)
     handle: TaskHandle[Any] = TaskHandle(parts.engine, parts.engine.loop, workload, args)
     workload.sink = handle
-    workload.again.append(batch)
+    workload.put_back(batch)
     return handle
 
 

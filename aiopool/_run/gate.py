@@ -131,7 +131,7 @@ class Gate:
         inner.sink = handle
         call = Batch(inner, (0,), batch.items)
         call.payloads = batch.payloads
-        inner.again.append(call)
+        inner.put_back(call)
         handle.begin()
         return handle
 

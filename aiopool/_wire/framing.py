@@ -25,8 +25,8 @@ _MAGIC: Final = b"ap"
 _SCRATCH: Final = 256 * 1024
 LARGEST: Final = 1 << 40
 """Bytes in one body or buffer at most."""
-MOST_BUFFERS: Final = 1 << 16
-"""Out-of-band buffers in one frame at most."""
+MOST_BUFFERS: Final = 1 << 14
+"""Out-of-band buffers in one frame at most: their lengths fit the scratch buffer."""
 
 
 class ProtocolError(Exception):
@@ -68,7 +68,7 @@ class Decoder:
     def received(self, count: int) -> Iterator[Frame]:
         """The frames that ``count`` more bytes complete.
 
-        The body of a small frame is a view that holds until the next ``get_buffer``.
+        The body of a small frame is a view that holds until the next one is asked for.
         """
         if self._large is not None:
             if self._large.advance(count):
@@ -100,9 +100,6 @@ class Decoder:
             message = f"not a frame: {bytes(self._scratch[start : start + 16])!r}"
             raise ProtocolError(message)
         size = _HEADER.size + 8 * count
-        if count and size > _SCRATCH - _HEADER.size:
-            message = f"{count} buffers in one frame"
-            raise ProtocolError(message)
         lengths: list[int] | None = [body]
         if count:
             if self._end - start < size:

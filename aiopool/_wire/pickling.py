@@ -24,6 +24,10 @@ SCALARS: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
 """Types whose pickles run no code and cannot fail, so that many may share one pickle."""
 
 _PROTOCOL: Final = 5
+MOST_BUFFERS: Final = 32
+"""Out-of-band buffers of one pickle at most; the rest go among its bytes."""
+
+_SMALL: Final = 4 * 1024
 _LARGE: Final = 32 * 1024
 _MAIN: Final = b"__main__"
 
@@ -50,14 +54,22 @@ def loads(data: Bytes, buffers: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - pi
 def pack(obj: object) -> Packed:
     """Pickle with the large buffers beside the bytes; raises as ``dumps``."""
     buffers: list[pickle.PickleBuffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer goes among the bytes: a small one, or one too many."""
+        if memoryview(buffer).nbytes < _SMALL or len(buffers) >= MOST_BUFFERS:
+            return True
+        buffers.append(buffer)
+        return False
+
     try:
-        data = pickle.dumps(obj, _PROTOCOL, buffer_callback=buffers.append)
+        data = pickle.dumps(obj, _PROTOCOL, buffer_callback=keep)
         by_value = _MAIN in data
     except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
         by_value = True
     if by_value:
         buffers.clear()
-        data = _by_value(obj, buffers.append)
+        data = _by_value(obj, keep)
     return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), buffers or ()
 
 
@@ -74,7 +86,7 @@ def seal(envelope: object) -> tuple[bytes, list[Bytes]]:
     return body, [buffer.raw() for buffer in buffers]
 
 
-def _by_value(obj: object, collect: Callable[[pickle.PickleBuffer], None] | None = None) -> bytes:
+def _by_value(obj: object, collect: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
     import cloudpickle
 
     data: bytes = cloudpickle.dumps(obj, _PROTOCOL, buffer_callback=collect)

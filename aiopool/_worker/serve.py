@@ -87,10 +87,17 @@ class Worker:
         current = self.current
         if not current:
             return
+        self._strike(current)
+        self.current = 0  # another signal must not break into what is being sent
+        self._flush(self._words[SINCE])
+        self.current = current
+        self._strike(current)
+
+    def _strike(self, current: int) -> None:
+        """Stop the running call if it is the one that is to stop, once."""
         if self._words[TARGET] == current != self._struck:
             self._struck = current
             raise Interrupted
-        self._flush(self._words[SINCE])
 
     def send(self, kind: int, body: Bytes, buffers: Iterable[Bytes] = ()) -> None:
         """Write one frame."""
@@ -113,25 +120,26 @@ class Worker:
         """Run consecutive calls of one function. The hot loop: keep it lean."""
         first, function, code, mode, load = group
         kind: int
+        value: Any
         if code is not None:
             self._functions[function] = code
         packed, star, exact = not mode & SCALARS, mode & STAR, mode & EXACT
         words, values, fn = self._words, self._values, None
         then = monotonic_ns()
         for seq, item in enumerate(load if packed else loads(load), first):
-            words[SINCE], words[STARTED] = then, seq
-            if words[SKIP_FROM] <= seq < words[SKIP_TO]:
-                self._add(seq, SKIPPED, None, then, then)
-                continue
             kind, arg, value = VALUES, None, None
             try:
                 try:
-                    self.current = seq
-                    fn = fn or self._function(function)
-                    arg = unpack(item) if packed else item
-                    value = fn(*arg) if star else fn(arg)
-                    if type(value) not in SCALAR_TYPES:
-                        kind, value = VALUE, _pack_result(fn, value)
+                    self.current = seq  # before STARTED, or an interrupt could come too early
+                    words[SINCE], words[STARTED] = then, seq
+                    if words[SKIP_FROM] <= seq < words[SKIP_TO]:
+                        kind = SKIPPED
+                    else:
+                        fn = self._function(function) if fn is None else fn
+                        arg = unpack(item) if packed else item
+                        value = fn(*arg) if star else fn(arg)
+                        if type(value) not in SCALAR_TYPES:
+                            kind, value = VALUE, _pack_result(fn, value)
                     self.current = 0
                 except BaseException as error:  # noqa: BLE001 - whatever a call raises
                     self.current = 0
@@ -145,8 +153,8 @@ class Worker:
             else:
                 values.append(value)
                 self._last = seq
-            if exact or now - self._mark > _TOGETHER:
-                self._hand_in(then, now)
+            if exact or now - self._mark > _TOGETHER or (kind == VALUE and value[1]):
+                now = self._hand_in(then, now)
             arg = value = None  # freed before the next call starts: freeing may run code too
             then = now
         self._close_run(then)  # a segment tells of calls of one function
@@ -175,8 +183,11 @@ class Worker:
             values.clear()
             self._mark = now
 
-    def _hand_in(self, then: int, now: int) -> None:
-        """Send what is finished; a last call much longer than the others is told apart."""
+    def _hand_in(self, then: int, now: int) -> int:
+        """Send what is finished; a last call much longer than the others is told apart.
+
+        Returns when that was done: sending may take long, and is no call's time.
+        """
         values = self._values
         if len(values) > 1 and now - then > _TOGETHER // 2:
             longest = values.pop()
@@ -185,6 +196,7 @@ class Worker:
             values.append(longest)
             self._last += 1
         self._flush(now)
+        return self._mark
 
     def _flush(self, now: int) -> None:
         self._close_run(now)
@@ -193,7 +205,7 @@ class Worker:
             self.send(RESULTS, body, buffers)
             self._segments.clear()
         self._words[FINISHED] = self._last
-        self._mark = now
+        self._mark = monotonic_ns()
 
 
 def _pack_result(function: object, value: object) -> Packed:

@@ -255,8 +255,8 @@ def test_stopping_returns_everything_that_waits():
 def test_stopping_again_returns_nothing_new():
     """What a stop has returned is not returned by another."""
     job = workload(Items(4))
-    job.put_back(job.take(1))
     job.rest(job.take(1))
+    job.put_back(job.take(1))
     assert len(job.stop(None)) == 2
     assert job.stop(None) == []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import copyreg
 import functools
 import pickle
 import re
@@ -204,6 +205,26 @@ def test_place_in_a_structure(obj, place):
     assert where(obj) == place
 
 
+def test_attribute_of_a_partial():
+    """An attribute that was set on a partial is a part of it."""
+    partial = functools.partial(jobs.add)
+    partial.tag = LOCK
+    assert where(partial) == "args.tag"
+
+
+def test_registered_reducer_is_asked(monkeypatch):
+    """What `copyreg` knows about a type comes before what its instances say."""
+    monkeypatch.setitem(copyreg.dispatch_table, Thing, lambda thing: (Thing, (1, thing.lock)))
+    assert where(Thing(lock=LOCK)) == "args.__reduce__()[1][1]"
+
+
+def test_name_that_leads_nowhere():
+    """An object that says it can be found under a name, and cannot, is the culprit itself."""
+    thing = Thing()
+    thing.thing = type("Named", (), {"__reduce__": lambda _self: "nowhere"})()
+    assert where(thing) == "args.thing"
+
+
 def test_attribute_in_a_slot_beside_a_dictionary():
     """Attributes are found both in the slots of a base class and in the instance's dictionary."""
     thing = SlotsAndMore()
@@ -292,6 +313,13 @@ def make_recursive(lock):
     return first
 
 
+def make_derived(lock):
+    class Derived(make_class(lock)):
+        pass
+
+    return Derived
+
+
 def uses_global():
     return [LOCK for _ in range(3)]
 
@@ -314,6 +342,7 @@ MADE = "of make.<locals>.inner"
         (make_keyword_default(LOCK), "default of 'c' of make_keyword_default.<locals>.inner"),
         (make_recursive(LOCK), "closure variable 'lock' of make_recursive.<locals>.first"),
         (make_class(LOCK), ".attribute"),
+        (make_derived(LOCK), ".__bases__[0].attribute"),
         (make_class(LOCK)(), ".__class__.attribute"),
         (make_class(LOCK)().method, ".__self__.__class__.attribute"),
     ],
@@ -481,6 +510,7 @@ def test_too_deep_to_find():
     for _ in range(100_000):
         obj = [obj]
     assert where(obj) == "args"
+    assert diagnose(obj).fix == 'Use on="thread"'
 
 
 def test_probes_are_bounded():
@@ -497,7 +527,37 @@ def test_probes_are_bounded():
 
     error = explain(Endless(), TypeError("no"), what="it", can_pickle=trial, prefix="args")
     assert error.where == "args"
-    assert len(tried) <= MOST_PROBES
+    assert error.fix.startswith('Use on="thread"')
+    assert len(tried) == MOST_PROBES
+
+
+def test_cycle_without_a_culprit_ends_early():
+    """Things that only fail for each other are each looked at once, and the whole is blamed."""
+    tried = []
+
+    def trial(obj):
+        tried.append(1)
+        return type(obj) not in {Thing, list}
+
+    top = Thing()
+    top.child = Thing(parent=top)
+    top.child.child = Thing(parent=top.child, top=top)
+    error = explain(top, TypeError("no"), what="it", can_pickle=trial, prefix="args")
+    assert error.where == "args"
+    assert len(tried) < 20
+
+
+def test_only_some_of_many_culprits_are_looked_for():
+    """Where everything fails, the first culprit is named after a few trials."""
+    tried = []
+
+    def counting(obj):
+        tried.append(1)
+        return can_pickle(obj)
+
+    locks = [[threading.Lock()] for _ in range(1_000)]
+    assert diagnose(locks, can_pickle=counting).where == "args[0][0]"
+    assert len(tried) < 100
 
 
 def test_answer_keeps_nothing_alive():

@@ -1,0 +1,157 @@
+"""How workers begin, are replaced, and what they are given."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+import aiopool
+from tests import jobs
+from tests.backends import deeds
+
+
+async def test_initializer(start_method):
+    """The initializer runs in every worker before its first call, with its arguments."""
+    async with aiopool.Pool(
+        1, mp_context=start_method, initializer=deeds.set_up, initargs=("key", 7)
+    ) as pool:
+        assert await pool.run(deeds.setting, "key") == 7
+        os.kill(await pool.run(jobs.pid), signal.SIGKILL)
+        assert await pool.run(deeds.setting, "key") == 7
+
+
+async def test_initializer_given_as_closure():
+    """An initializer may be a closure over a value."""
+    value = 8
+    async with aiopool.Pool(1, initializer=lambda: deeds.set_up("key", value)) as pool:
+        assert await pool.run(deeds.setting, "key") == 8
+
+
+@pytest.mark.parametrize(
+    ("initializer", "word"),
+    [
+        (deeds.set_up_failing, "no set-up for you"),
+        (deeds.set_up_exiting, "code 5"),
+        (deeds.set_up_sys_exiting, "leaving"),
+    ],
+)
+async def test_initializer_that_fails(initializer, word, start_method, tmp_path):
+    """Where the initializer fails calls fail and say why, and workers are not started in a loop."""
+    journal = tmp_path / "journal"
+    async with aiopool.Pool(
+        2, mp_context=start_method, initializer=initializer, initargs=(str(journal),)
+    ) as pool:
+        handles = [pool.submit(jobs.inc, n) for n in range(5)]
+        ends = await asyncio.wait_for(asyncio.gather(*handles, return_exceptions=True), 20)
+        assert {type(end) for end in ends} == {aiopool.WorkerCrashed}
+        assert all(word in str(end) for end in ends)
+        assert isinstance(ends[0].__cause__, Exception)
+    assert len(journal.read_text().split()) <= 6
+
+
+async def test_initializer_that_fails_once(tmp_path):
+    """A pool whose first worker could not be set up tries again for later calls."""
+    journal = str(tmp_path / "journal")
+    async with aiopool.Pool(
+        1, initializer=deeds.set_up_failing_once, initargs=(journal,)
+    ) as pool:
+        with pytest.raises(aiopool.WorkerCrashed):
+            await pool.run(jobs.add, 1, 2)
+        assert await asyncio.wait_for(pool.run(jobs.add, 1, 2), 20) == 3
+
+
+async def test_max_tasks_per_worker(start_method):
+    """A worker is replaced after the given number of calls."""
+    async with aiopool.Pool(1, mp_context=start_method, max_tasks_per_worker=2) as pool:
+        pids = [await pool.run(jobs.pid) for _ in range(6)]
+        assert pids[0::2] == pids[1::2]
+        assert len(set(pids)) == 3
+        assert pool.statistics().crashed == 0
+
+
+async def test_max_tasks_per_worker_loses_nothing():
+    """A map over workers that are replaced all the time has every result, in order."""
+    async with aiopool.Pool(2, max_tasks_per_worker=7) as pool:
+        found = await asyncio.wait_for(pool.map(jobs.pid_and, range(200)), 60)
+        assert [value for _, value in found] == list(range(200))
+        counts = {}
+        for pid, _ in found:
+            counts[pid] = counts.get(pid, 0) + 1
+        assert max(counts.values()) <= 7
+        handles = [pool.submit(jobs.square, n) for n in range(50)]
+        assert await asyncio.gather(*handles) == [n * n for n in range(50)]
+
+
+async def test_max_worker_memory():
+    """A worker that holds more than it may is replaced after its call, one that does not is kept."""
+    async with aiopool.Pool(1, max_worker_memory=400 << 20) as pool:
+        worker = await pool.run(jobs.pid)
+        assert await pool.run(deeds.hold, 1 << 20) == worker
+        assert await pool.run(deeds.hold, 500 << 20) == worker
+        assert await pool.run(jobs.pid) != worker
+        assert pool.statistics().crashed == 0
+
+
+async def test_stdin_is_empty(start_method):
+    """A call that reads standard input finds it empty."""
+    async with aiopool.Pool(1, mp_context=start_method) as pool:
+        assert await pool.run(jobs.read_stdin) == ""
+        with pytest.raises(EOFError):
+            await pool.run(input)
+
+
+async def test_nested_pool():
+    """A call in a worker may use a pool of its own."""
+    async with aiopool.Pool(1) as pool:
+        assert await pool.run(deeds.nested_map, 5) == [0, 1, 4, 9, 16]
+
+
+async def test_closing_descriptors(start_method, company):
+    """A call that closes every descriptor harms no other call."""
+    async with aiopool.Pool(3, mp_context=start_method) as pool:
+        innocents = company(pool)
+        await innocents.gather_round()
+        guilty = pool.submit(deeds.close_descriptors)
+        innocents.queue_up()
+        ends = await asyncio.wait_for(asyncio.gather(guilty, return_exceptions=True), 20)
+        assert ends == ["closed"] or type(ends[0]) is aiopool.WorkerCrashed
+        await innocents.leave_well()
+
+
+async def test_garbage_in_the_sockets(start_method, company, tmp_path):
+    """A call that writes to descriptors that are not its own costs itself at most, and runs once."""
+    journal = tmp_path / "journal"
+    async with aiopool.Pool(3, mp_context=start_method) as pool:
+        innocents = company(pool)
+        await innocents.gather_round()
+        guilty = pool.submit(deeds.record_and_write_garbage, str(journal))
+        innocents.queue_up()
+        ends = await asyncio.wait_for(asyncio.gather(guilty, return_exceptions=True), 20)
+        assert ends == ["written"] or type(ends[0]) is aiopool.WorkerCrashed
+        await innocents.leave_well()
+    assert journal.read_text() == "call\n"
+
+
+async def test_garbage_from_a_call_that_goes_on(gate, tmp_path):
+    """A call that wrote garbage and goes on fails as the one that cost its worker."""
+    async with aiopool.Pool(1) as pool:
+        guilty = pool.submit(_garbage_then_gate, *gate.paths)
+        with pytest.raises(aiopool.WorkerCrashed):
+            await asyncio.wait_for(guilty, 20)
+        assert await pool.run(jobs.add, 1, 2) == 3
+
+
+def _garbage_then_gate(*paths):
+    deeds.write_garbage()
+    return jobs.gate(*paths)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+async def test_fork():
+    """Workers are forked where that is asked for, and die alone there, too."""
+    async with aiopool.Pool(2, mp_context="fork") as pool:
+        assert await pool.map(jobs.square, range(50)) == [n * n for n in range(50)]
+        with pytest.raises(aiopool.WorkerCrashed):
+            await pool.run(jobs.exit_with, 3)
+        assert await pool.run(jobs.add, 1, 2) == 3
