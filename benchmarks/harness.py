@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -62,6 +63,8 @@ class Options:
         async def call() -> T:
             return await main()
 
+        # asyncio remarks upon subprocesses that anyio kills as the loop closes.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         factory: Callable[[], asyncio.AbstractEventLoop] | None = None
         if self.loop == "uvloop":
             import uvloop

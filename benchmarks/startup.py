@@ -13,7 +13,6 @@ the pool is used; and its first pool starts what the executor starts, and more.
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import time
@@ -113,9 +112,6 @@ def executor_pool(options: Options) -> Callable[[], Awaitable[None]]:
 def anyio_pool(_: Options) -> Callable[[], Awaitable[None]]:
     """Prepare what uses an anyio worker, which ends with the loop."""
     from anyio import to_process
-
-    # Its workers are killed as the loop closes, which asyncio's child watcher remarks upon.
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def main() -> None:
         await to_process.run_sync(inc, 1)

@@ -48,7 +48,9 @@ def encode(batch: Batch) -> tuple[list[Parcel], list[Refused], Batch | None]:
         return [Parcel(batch, function.code, mode, list(batch.payloads))], [], None
     flat = chain.from_iterable(batch.items) if star else batch.items
     if all_scalars(flat):
-        return [Parcel(batch, function.code, mode | SCALARS, dumps(list(batch.items)))], [], None
+        load = dumps(list(batch.items))
+        if len(load) <= _HEAVY or len(batch) == 1:
+            return [Parcel(batch, function.code, mode | SCALARS, load)], [], None
     return _encode_each(batch, function, mode)
 
 

@@ -3,9 +3,9 @@
 The next task is started from the done-callback of the one that made room, so a waiting call is
 no task yet and costs nothing but its place in the input.
 
-A call that waits for its own pool gives its place away meanwhile and takes it back in its turn,
-by its original priority and age: the seat a task sits on knows both moves, and is found through
-a context variable, so tasks that the call starts itself lend the same seat.
+A call that waits for its own pool, or for another one, gives its place away meanwhile and takes
+it back in its turn, by its original priority and age: the seat a task sits on knows both moves, and
+is found through a context variable, so tasks that the call starts itself lend the same seat.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _seat: Final[ContextVar[Seat | None]] = ContextVar("aiopool_seat", default=None)
 
 
-def current_seat(client: Client) -> Seat | None:
-    """The seat of the call of this pool that is running here, None outside of any."""
+def current_seat() -> Seat | None:
+    """The seat of the call that is running here, None outside of any."""
     seat = _seat.get()
-    return seat if seat is not None and seat.client is client and seat.taken else None
+    return seat if seat is not None and seat.taken else None
 
 
 @final
@@ -60,6 +60,14 @@ class Seat:
             raise
         yield from self._resume().__await__()
         return result
+
+    def lend_until(self, future: asyncio.Future[Any]) -> None:
+        """Lend the place until a future is done, then have it back at once.
+
+        For a call that waits through asyncio's own helpers, which leave no moment for its turn.
+        """
+        self._lend()
+        asyncio.Future.add_done_callback(future, lambda _: self._take_back())
 
     def _lend(self) -> None:
         self._lent += 1

@@ -10,9 +10,10 @@ from itertools import count
 from typing import TYPE_CHECKING, final
 
 from aiopool._run.ticket import Ticket
-from aiopool.errors import PoolClosed, PoolFull
+from aiopool.errors import PoolClosed, PoolFull, TaskTimeout
 
 if TYPE_CHECKING:
+    from aiopool._core.options import Settings
     from aiopool._run.engine import Engine
 
 
@@ -36,18 +37,24 @@ class Backlog:
             if not self._has_room():
                 raise PoolFull(self._bound)
 
-    async def enter(self, priority: int) -> None:
-        """Come in, waiting for room if need be; submit right after."""
+    async def enter(self, name: str, settings: Settings) -> None:
+        """Come in, waiting for room if need be, up to the deadline; submit right after."""
         if self._bound is None or (not self._waiters and self._has_room()):
             return
-        ticket: Ticket[None] = Ticket(self._engine, self._engine.loop)
+        ticket: Ticket[None] = Ticket(self._engine.loop)
         ticket.on_cancel(ticket.conclude_stopped)
-        heappush(self._waiters, (priority, next(self._order), ticket))
+        heappush(self._waiters, (settings.priority, next(self._order), ticket))
         self._engine.soon()
+        timer = None
+        if settings.deadline is not None:
+            late = TaskTimeout(name, settings.deadline, "deadline")
+            timer = self._engine.loop.call_later(settings.deadline, ticket.fail, late)
         try:
             await ticket
         finally:
-            if ticket.done() and not ticket.cancelled():
+            if timer is not None:
+                timer.cancel()
+            if ticket.done() and not ticket.cancelled() and ticket.exception() is None:
                 self._granted -= 1
                 self._engine.soon()
 

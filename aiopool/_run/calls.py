@@ -13,7 +13,7 @@ from aiopool._core.options import resolve
 from aiopool._core.workload import Batch, Workload
 from aiopool._run.gather import Gathering
 from aiopool._run.handle import TaskHandle
-from aiopool._run.sources import open_input
+from aiopool._run.sources import check_iterables, open_input
 from aiopool._run.stream import Flow
 from aiopool._run.ticket import Ticket
 
@@ -35,7 +35,20 @@ class Plan:
     settings: Settings
     place: str
 
-    def workload(self, parts: Machinery, sink: Any, *, star: bool, exact: bool) -> Workload:  # noqa: ANN401 - a sink of any kind
+    @property
+    def name(self) -> str:
+        """What its calls are called."""
+        return self.settings.name or self.function.name
+
+    def workload(
+        self,
+        parts: Machinery,
+        sink: Gathering | Flow | None,
+        *,
+        star: bool,
+        exact: bool,
+        since: float,
+    ) -> Workload:
         """A workload of no calls yet."""
         settings = self.settings
         venue: Any = self.place
@@ -44,10 +57,10 @@ class Plan:
         workload = Workload(
             self.function,
             settings,
-            name=settings.name or self.function.name,
+            name=self.name,
             venue=venue,
             sink=sink,
-            now=monotonic(),
+            now=since,
             cost=self.function.cost,
             star=star,
             exact=exact,
@@ -84,53 +97,68 @@ def single(
     if found.settings.limit is not None:
         message = "limit bounds the calls of one map or stream; this is a single call"
         raise TypeError(message)
-    workload = found.workload(parts, None, star=True, exact=True)
+    workload = found.workload(parts, None, star=True, exact=True, since=monotonic())
     batch = Batch(workload, (0,), (args,))
     if found.function.code:
         batch.payloads = (pack_argument(args, found.function),)
-    handle: TaskHandle[Any] = TaskHandle(parts.engine, parts.engine.loop, workload, args)
+    handle: TaskHandle[Any] = TaskHandle(parts.engine, workload, args)
     workload.sink = handle
     workload.put_back(batch)
     return handle
 
 
-def gathering(
-    parts: Machinery, found: Plan, iterables: Sequence[Items], *, star: bool, keep: bool
-) -> Gathering:
-    """A map, begun: its results, failures among them if those are to be kept."""
-    ticket: Ticket[list[Any]] = Ticket(parts.engine, parts.engine.loop)
-    sink = Gathering(parts.engine, ticket, return_exceptions=keep)
-    workload = found.workload(parts, sink, star=star or len(iterables) > 1, exact=False)
-    source = _input(parts, iterables, workload, sink)
-    workload.source = source
-    sink.begin(workload, source)
-    parts.engine.add(workload)
-    return sink
+@final
+class Many:
+    """A map or a stream: checked, and begun once there is room for it."""
 
+    def __init__(
+        self,
+        parts: Machinery,
+        fn: Callable[..., Any],
+        iterables: Sequence[Items],
+        options: Mapping[str, Any],
+        *,
+        star: bool,
+    ) -> None:
+        check_iterables(iterables)
+        self.plan = plan(parts, fn, options)
+        self._parts = parts
+        self._iterables = iterables
+        self._star = star or len(iterables) > 1
+        self._since = 0.0
 
-def flow(
-    parts: Machinery,
-    found: Plan,
-    iterables: Sequence[Items],
-    *,
-    ordered: bool,
-    buffersize: int | None,
-) -> Flow:
-    """A stream's side of the pool, begun."""
-    sink = Flow(
-        parts.engine,
-        ordered=ordered,
-        buffersize=buffersize,
-        narrowest=parts.narrowest(found.place),
-    )
-    workload = found.workload(parts, sink, star=len(iterables) > 1, exact=False)
-    workload.source = sink
-    sink.begin(workload, _input(parts, iterables, workload, sink))
-    parts.engine.add(workload)
-    return sink
+    async def enter(self) -> None:
+        """Wait for room; the deadline counts from here."""
+        self._since = monotonic()
+        await self._parts.backlog.enter(self.plan.name, self.plan.settings)
 
+    def gather(self, *, keep: bool) -> Gathering:
+        """Begin a map; with ``keep`` failures are results."""
+        engine = self._parts.engine
+        ticket: Ticket[list[Any]] = Ticket(engine.loop)
+        sink = Gathering(engine, ticket, return_exceptions=keep)
+        workload = self._workload(sink)
+        workload.source = source = self._input(workload, sink)
+        sink.begin(workload, source)
+        engine.add(workload)
+        return sink
 
-def _input(
-    parts: Machinery, iterables: Sequence[Items], workload: Workload, sink: Gathering | Flow
-) -> Input:
-    return open_input(iterables, ended=sink.ended, more=partial(parts.engine.more, workload))
+    def flow(self, *, ordered: bool, buffersize: int | None) -> Flow:
+        """Begin a stream's side of the pool."""
+        engine = self._parts.engine
+        narrowest = self._parts.narrowest(self.plan.place)
+        sink = Flow(engine, ordered=ordered, buffersize=buffersize, narrowest=narrowest)
+        workload = self._workload(sink)
+        workload.source = sink
+        sink.begin(workload, self._input(workload, sink))
+        engine.add(workload)
+        return sink
+
+    def _workload(self, sink: Gathering | Flow) -> Workload:
+        return self.plan.workload(
+            self._parts, sink, star=self._star, exact=False, since=self._since
+        )
+
+    def _input(self, workload: Workload, sink: Gathering | Flow) -> Input:
+        more = partial(self._parts.engine.more, workload)
+        return open_input(self._iterables, ended=sink.ended, more=more, bound=sink.room)

@@ -71,7 +71,7 @@ class Closer:
     def close(self, *, drain: bool, timeout: float | None) -> Ticket[None]:
         """Begin, or join in; the ticket is done when all is gone."""
         loop = self._engine.loop
-        ticket: Ticket[None] = Ticket(self._engine, loop)
+        ticket: Ticket[None] = Ticket(loop)
         if self._closing is None:
             self._closing = loop.create_task(self._close())
         self._closing.add_done_callback(lambda _: ticket.conclude(None))

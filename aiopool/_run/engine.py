@@ -88,7 +88,8 @@ class Engine:
         deadline = workload.settings.deadline
         timer = None
         if deadline is not None:
-            timer = self.loop.call_later(deadline, self._expire, workload, deadline)
+            left = workload.since + deadline - monotonic()
+            timer = self.loop.call_later(left, self._expire, workload, deadline)
         self._live[workload] = timer
         venue = self.venues[workload.venue]
         venue.population += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from aiopool._run.engine import Engine
     from aiopool._run.sources import Input
     from aiopool._run.ticket import Ticket
+
+_FED_AHEAD: Final = 1024
 
 
 @final
@@ -40,6 +42,10 @@ class Gathering:
         self._workload = workload
         self._input = source
         self._ticket.on_cancel(lambda: self._engine.stop(workload))
+
+    def room(self) -> int:
+        """Items of an async input that may be pulled ahead of the workers."""
+        return _FED_AHEAD
 
     async def finish(self) -> list[Any]:
         """Wait for all of it; the results, or the first failure."""

@@ -13,6 +13,7 @@ from aiopool._run.ticket import Ticket
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiopool._core.options import Settings
     from aiopool._core.workload import Batch, Workload
     from aiopool._run.engine import Engine
 
@@ -27,12 +28,19 @@ class TaskHandle(Ticket[T], Generic[T]):
     value of the call; its exception is the final one, after all retries.
     """
 
-    __slots__ = ("_attempts", "_ended", "_engine", "_item", "_pid", "_ran", "_workload")
+    __slots__ = (
+        "_attempts",
+        "_ended",
+        "_engine",
+        "_item",
+        "_pid",
+        "_ran",
+        "_ran_in_all",
+        "_workload",
+    )
 
-    def __init__(
-        self, engine: Engine, loop: asyncio.AbstractEventLoop, workload: Workload, item: object
-    ) -> None:
-        super().__init__(engine, loop)
+    def __init__(self, engine: Engine, workload: Workload, item: object) -> None:
+        super().__init__(engine.loop)
         self._engine = engine
         self._workload = workload
         self._item = item
@@ -40,6 +48,7 @@ class TaskHandle(Ticket[T], Generic[T]):
         self._pid: int | None = None
         self._ended = 0.0
         self._ran = 0.0
+        self._ran_in_all = 0.0
 
     def begin(self) -> None:
         """Put the call in line."""
@@ -49,6 +58,11 @@ class TaskHandle(Ticket[T], Generic[T]):
     def name(self) -> str:
         """The ``name`` option, else the name of the function."""
         return self._workload.settings.name or self._workload.name
+
+    @property
+    def settings(self) -> Settings:
+        """The options of the call, resolved."""
+        return self._workload.settings
 
     @property
     def priority(self) -> int:
@@ -88,7 +102,11 @@ class TaskHandle(Ticket[T], Generic[T]):
     @property
     def queued_for(self) -> float:
         """Seconds in which it has waited: for its turn, and between attempts."""
-        return max(0.0, (self._ended or monotonic()) - self._workload.since - self.ran_for)
+        workload = self._workload
+        until = self._ended
+        if not self.done():
+            until = workload.turn if workload.running else monotonic()
+        return max(0.0, until - workload.since - self._ran_in_all)
 
     @property
     def ran_for(self) -> float:
@@ -132,8 +150,8 @@ class TaskHandle(Ticket[T], Generic[T]):
 
     def stopped(self, batch: Batch) -> None:
         """The call was stopped, or will not start."""
+        self._ended = self._workload.turn if self._workload.running else monotonic()
         del batch
-        self._ended = monotonic()
         self.conclude_stopped()
         self._engine.concluded(self._workload)
 
@@ -147,6 +165,7 @@ class TaskHandle(Ticket[T], Generic[T]):
         self._attempts = batch.attempt
         self._pid = pid
         self._ran = seconds
+        self._ran_in_all += seconds
         self._ended = monotonic()
 
     def __repr__(self) -> str:

@@ -57,7 +57,7 @@ async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
     pending = [handle for handle in handles if not handle.done()]
     if not pending:
         return
-    ticket: Ticket[None] = Ticket(engine, engine.loop)
+    ticket: Ticket[None] = Ticket(engine.loop)
     ticket.on_cancel(ticket.conclude_stopped)
     left = len(pending)
 

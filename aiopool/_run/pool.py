@@ -9,7 +9,7 @@ from aiopool._run import calls, observe
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.meter import shown
 from aiopool._run.setup import check_settings
-from aiopool._run.sources import check_iterables, spread
+from aiopool._run.sources import spread
 from aiopool._run.stream import Flow, Stream
 from aiopool._run.taskgroup import TaskGroup
 
@@ -118,7 +118,7 @@ class Pool(Lifecycle):
         """
         parts = self._open_parts()
         handle = calls.single(parts, fn, args, options)
-        await parts.backlog.enter(handle.priority)
+        await parts.backlog.enter(handle.name, handle.settings)
         self._open_parts()
         handle.begin()
         return await handle
@@ -327,15 +327,14 @@ class Pool(Lifecycle):
         A failure is raised in its place, after the results before it, and stops the rest; with
         ``return_exceptions`` it is a result. What an iterable raises comes after all results.
         """
-        parts = self._open_parts()
         width = check_count("buffersize", buffersize)
-        check_iterables(iterables)
-        found = calls.plan(parts, fn, options)
+        many = calls.Many(self._open_parts(), fn, iterables, options, star=False)
 
         async def start() -> Flow:
-            await parts.backlog.enter(found.settings.priority)
             self._open_parts()
-            return calls.flow(parts, found, iterables, ordered=ordered, buffersize=width)
+            await many.enter()
+            self._open_parts()
+            return many.flow(ordered=ordered, buffersize=width)
 
         return Stream(start, return_exceptions=return_exceptions)
 
@@ -378,13 +377,11 @@ class Pool(Lifecycle):
         *,
         star: bool = False,
     ) -> list[Any]:
-        parts = self._open_parts()
-        check_iterables(iterables)
-        found = calls.plan(parts, fn, options)
-        await parts.backlog.enter(found.settings.priority)
+        many = calls.Many(self._open_parts(), fn, iterables, options, star=star)
+        await many.enter()
         self._open_parts()
-        sink = calls.gathering(parts, found, iterables, star=star, keep=return_exceptions)
-        if progress:
-            async with shown(found.function.name, sink.counts):
-                return await sink.finish()
-        return await sink.finish()
+        sink = many.gather(keep=return_exceptions)
+        if not progress:
+            return await sink.finish()
+        async with shown(many.plan.name, sink.counts):
+            return await sink.finish()

@@ -148,7 +148,8 @@ class Machinery:
     @property
     def inside(self) -> bool:
         """Whether this is running in a call of this pool's own."""
-        return current_seat(self.engine) is not None
+        seat = current_seat()
+        return seat is not None and seat.client is self.engine
 
     def _install_threads(self, aging: float) -> ThreadPoolExecutor:
         count = max(16, _THREADS_EACH * available_cpus())

@@ -13,15 +13,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
-
-_FED_AHEAD: Final = 1024
-"""Items pulled from an async iterable ahead of the workers where nothing else bounds it."""
 
 
 class Input(Protocol):
@@ -35,16 +32,26 @@ class Input(Protocol):
     def remaining(self) -> int | None:
         """Items left, None if not known."""
 
+    def widen(self) -> None:
+        """There may be room for more items than before."""
+
     async def aclose(self) -> None:
         """Pull nothing more and close an async generator given as input."""
 
 
 def open_input(
-    iterables: Sequence[Items], *, ended: Callable[[], None], more: Callable[[], None]
+    iterables: Sequence[Items],
+    *,
+    ended: Callable[[], None],
+    more: Callable[[], None],
+    bound: Callable[[], int],
 ) -> Input:
-    """A source; calls ``ended`` after the last item, ``more`` when there are some to take."""
+    """A source; calls ``ended`` after the last item, ``more`` when there are some to take.
+
+    ``bound`` says how many items may be held ahead at the moment.
+    """
     if any(isinstance(iterable, AsyncIterable) for iterable in iterables):
-        return FedInput(iterables, ended, more)
+        return FedInput(iterables, ended, more, bound)
     return PulledInput(iterables, ended)  # type: ignore[arg-type]
 
 
@@ -85,6 +92,8 @@ class PulledInput:
         self._iterator = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)  # noqa: B905 - as ``map`` does
         self._loop = asyncio.get_running_loop()
         self._done = False
+        if self._left == 0:
+            self._finish()
 
     def take(self, count: int, /) -> Sequence[Any]:
         """Pull up to ``count`` items."""
@@ -105,6 +114,9 @@ class PulledInput:
         """Items left, None if not known."""
         return 0 if self._done else self._left
 
+    def widen(self) -> None:
+        """There may be room: it is asked for items when there is."""
+
     async def aclose(self) -> None:
         """Pull nothing more."""
         self._done = True
@@ -119,7 +131,11 @@ class FedInput:
     """At least one async iterable: a task pulls it and waits when enough is ahead."""
 
     def __init__(
-        self, iterables: Sequence[Items], ended: Callable[[], None], more: Callable[[], None]
+        self,
+        iterables: Sequence[Items],
+        ended: Callable[[], None],
+        more: Callable[[], None],
+        bound: Callable[[], int],
     ) -> None:
         self.error: BaseException | None = None
         self._ended: Callable[[], None] | None = ended
@@ -128,14 +144,14 @@ class FedInput:
         self._ahead: deque[Any] = deque()
         self._room = asyncio.Event()
         self._done = False
-        self.bound = _FED_AHEAD
+        self._bound = bound
         self._feeder = self._loop.create_task(self._feed(iterables))
 
     def take(self, count: int, /) -> Sequence[Any]:
         """Up to ``count`` of the items pulled ahead."""
         ahead = self._ahead
         items = [ahead.popleft() for _ in range(min(count, len(ahead)))]
-        self._room.set()
+        self.widen()
         if self._done and not ahead:
             self._end()
         return items
@@ -143,6 +159,10 @@ class FedInput:
     def remaining(self) -> int | None:
         """Items left, None if not known."""
         return len(self._ahead) if self._done else None
+
+    def widen(self) -> None:
+        """There may be room for more items ahead."""
+        self._room.set()
 
     async def aclose(self) -> None:
         """Stop pulling and close the async iterables; returns when that is done."""
@@ -152,13 +172,16 @@ class FedInput:
 
     async def _feed(self, iterables: Sequence[Items]) -> None:
         rows = _rows(iterables)
+        ahead = self._ahead
         try:
-            async for item in rows:
-                self._ahead.append(item)
-                self._more()
-                while len(self._ahead) >= self.bound:
+            while True:
+                while len(ahead) >= self._bound():
                     self._room.clear()
                     await self._room.wait()
+                ahead.append(await anext(rows))
+                self._more()
+        except StopAsyncIteration:
+            return
         except asyncio.CancelledError:
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 self.error = RuntimeError("the input cancelled itself")

@@ -87,16 +87,17 @@ class Flow:
 
     def take(self, count: int, /) -> Sequence[Any]:
         """Up to ``count`` items, as many as the window has room for."""
-        room = self._room()
+        room = self.room()
         return self.input.take(min(count, room)) if room > 0 else ()
 
     def remaining(self) -> int | None:
         """Items that could be taken now, None if not known."""
         left = self.input.remaining()
-        room = max(0, self._room())
+        room = max(0, self.room())
         return room if left is None and room == 0 else left if left is None else min(left, room)
 
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Items that may be taken, or held ahead, without the window growing too wide."""
         return self._width() - (self.workload.next_index - self._yielded)
 
     def _width(self) -> int:
@@ -160,7 +161,7 @@ class Flow:
             if self.concluded:
                 self._raise_end()
                 return None
-            waiter: Ticket[None] = Ticket(self._engine, self._engine.loop)
+            waiter: Ticket[None] = Ticket(self._engine.loop)
             waiter.on_cancel(waiter.conclude_stopped)
             self._waiter = waiter
             await waiter
@@ -169,11 +170,11 @@ class Flow:
     def consumed(self, count: int) -> None:
         """The consumer has taken so many results: the window moves on."""
         self._yielded += count
-        workload = self.workload
-        if workload.entry is None and not self._input_ended:
-            width = self._width()
-            if self._room() >= max(1, width // 4):
-                self._engine.more(workload)
+        if self._input_ended or self.workload.entry is not None:
+            return
+        if self.room() >= max(1, self._width() // 4):
+            self.input.widen()
+            self._engine.more(self.workload)
 
     def cut(self) -> None:
         """Pull nothing more: the pool drains, and may not wait for a consumer."""
@@ -185,7 +186,7 @@ class Flow:
     async def close(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
         if not self.concluded:
-            ended: Ticket[None] = Ticket(self._engine, self._engine.loop)
+            ended: Ticket[None] = Ticket(self._engine.loop)
             self._on_end = lambda: ended.conclude(None)
             self.stop()
             await ended

@@ -16,8 +16,7 @@ from aiopool._backends.tasks import current_seat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-    from aiopool._backends.base import Client
+    from contextvars import Context
 
 T = TypeVar("T")
 
@@ -25,11 +24,10 @@ T = TypeVar("T")
 class Ticket(asyncio.Future[T], Generic[T]):
     """The result of work that a pool does."""
 
-    __slots__ = ("_client", "_requested", "_stop")
+    __slots__ = ("_requested", "_stop")
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._client = client
         self._stop: Callable[[], None] | None = None  # asks the work to stop
         self._requested = False  # whether it was asked; it then ends cancelled, come what may
 
@@ -73,11 +71,25 @@ class Ticket(asyncio.Future[T], Generic[T]):
         self._stop = None
         super().cancel()
 
+    def add_done_callback(
+        self, fn: Callable[[Ticket[T]], object], /, *, context: Context | None = None
+    ) -> None:
+        """As ``asyncio.Future``; what asyncio itself adds tells of a call that waits."""
+        super().add_done_callback(fn, context=context)
+        if not self.done() and _is_waiting(fn) and (seat := current_seat()) is not None:
+            seat.lend_until(self)
+
     def __await__(self) -> Generator[Any, None, T]:
-        seat = None if self.done() else current_seat(self._client)
+        seat = None if self.done() else current_seat()
         if seat is None:
             return (yield from super().__await__())
         result: T = yield from seat.wait(super().__await__())
         return result
 
     __iter__ = __await__
+
+
+def _is_waiting(callback: object) -> bool:
+    """Whether it is of asyncio's ``gather``, ``wait``, ``wait_for``, ``shield`` or their like."""
+    callback = getattr(callback, "func", callback)
+    return getattr(callback, "__module__", None) == "asyncio.tasks"

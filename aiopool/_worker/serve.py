@@ -90,6 +90,7 @@ class Worker:
         self._strike(current)
         self.current = 0  # another signal must not break into what is being sent
         self._flush(self._words[SINCE])
+        self._mark = self._words[SINCE]  # the running call's time is its own
         self.current = current
         self._strike(current)
 
@@ -113,16 +114,17 @@ class Worker:
             self._functions.clear()
         self._mark = monotonic_ns()
         for group in groups:
+            _, function, code, _, _ = group
+            if code is not None:
+                self._functions[function] = code
             self._run_group(group)
         self._flush(monotonic_ns())
 
     def _run_group(self, group: Group) -> None:
         """Run consecutive calls of one function. The hot loop: keep it lean."""
-        first, function, code, mode, load = group
+        first, function, _, mode, load = group
         kind: int
         value: Any
-        if code is not None:
-            self._functions[function] = code
         packed, star, exact = not mode & SCALARS, mode & STAR, mode & EXACT
         words, values, fn = self._words, self._values, None
         then = monotonic_ns()
@@ -146,7 +148,7 @@ class Worker:
                     kind, value = _failure(error)
             except Interrupted:  # it struck between the two lines above
                 self.current = 0
-                kind = INTERRUPTED
+                kind, value = INTERRUPTED, None
             now = monotonic_ns()
             if kind:
                 self._add(seq, kind, value, then, now)

@@ -210,7 +210,6 @@ def test_removing_sweeps_the_heap():
     assert len(queue._heap) < 100
 
 
-# BUG 8: only `remove` sweeps.
 def test_moving_does_not_grow_the_heap():
     """However often workloads are moved, the heap holds little more than they are."""
     workloads = [workload(turn=turn) for turn in range(5)]
@@ -222,7 +221,6 @@ def test_moving_does_not_grow_the_heap():
     assert len(queue._heap) < 200
 
 
-# BUG 9: the order of the heap is compared with itself.
 def test_validate_sees_a_broken_heap():
     """Entries that are no heap are found out."""
     queue = queue_of([workload(turn=turn) for turn in range(5)])

@@ -172,6 +172,44 @@ def test_remaining_counts_what_was_put_back(known):
     assert job.remaining() == (4 if known else None)
 
 
+@pytest.mark.parametrize(("known", "more"), [(True, False), (False, True)])
+def test_more_may_come_unless_it_is_known_not_to(known, more):
+    """A workload may have more while calls wait or its input is not known to have ended."""
+    job = workload(Items(1, known=known))
+    assert job.has_more()
+    batch = job.take(1)
+    assert job.has_more() is more
+    job.put_back(batch)
+    assert job.has_more()
+
+
+def test_a_first_attempt_begins_anew():
+    """A call put back before its first attempt has not begun, one put back for another has."""
+    job = workload(Items(2))
+    for attempt, began in [(1, None), (2, 3.0)]:
+        batch = job.take(1).part(0, 1, attempt=attempt)
+        batch.began = 3.0
+        job.put_back(batch)
+        assert job.take(1).began == began
+
+
+class Stopping(Items):
+    """An input that stops its own workload when it is pulled."""
+
+    def take(self, count, /):
+        self.job.stop(None)
+        return super().take(count)
+
+
+@pytest.mark.parametrize("pull", [lambda job: job.take(2), lambda job: job.probe()])
+def test_an_input_may_stop_its_own_workload(pull):
+    """What is pulled while the workload is being stopped is no call of it."""
+    source = Stopping(3)
+    source.job = job = workload(source)
+    assert pull(job) is None
+    assert (job.next_index, job.again) == (0, [])
+
+
 # --- probing --------------------------------------------------------------------------------
 
 
@@ -250,6 +288,7 @@ def test_stopping_returns_everything_that_waits():
     job.rest(batches[2])
     assert job.stop(None) == batches[:3]
     assert job.stopped
+    assert job.remaining() == 1
 
 
 def test_stopping_again_returns_nothing_new():
@@ -307,6 +346,7 @@ def test_every_call_is_in_one_place(count, known, changes):
             job.probe()
         left = count - sum(map(len, held)) - sum(map(len, resting))
         assert job.remaining() == (left if known else None)
+        assert job.has_more() == (not known or left > 0)
     everywhere = [*held, *job.stop(None)]
     places = [index for batch in everywhere for index in batch.indices]
     assert sorted(places) == list(range(count - len(source.items)))

@@ -1,0 +1,471 @@
+"""How a pool ends: drained or cut short, once, and with an outcome for every call."""
+
+import asyncio
+import gc
+
+import pytest
+
+from aiopool import Pool, PoolClosed, Retry
+from tests import jobs
+from tests.helpers import run_python, wait_until
+from tests.run.support import double, ended, forever, is_cancelled, turns
+
+
+class Bang(Exception):
+    pass
+
+
+async def test_a_normal_exit_drains(shop):
+    """Leaving the block waits for every call, running, queued or resting."""
+    failures = [ValueError()]
+
+    async def fail_once():
+        if failures:
+            raise failures.pop()
+        return "again"
+
+    async with Pool(1, limit=1) as pool:
+        handles = [
+            pool.submit(shop.work, 1),
+            pool.submit(shop.work, 2),
+            pool.submit(fail_once, retry=Retry(2, on=lambda _: 0.01)),
+            pool.submit(jobs.inc, 1),
+            pool.submit(jobs.inc, 2, on="thread"),
+        ]
+        asyncio.get_running_loop().call_soon(shop.open)
+    assert [handle.result() for handle in handles] == [1, 2, "again", 2, 3]
+
+
+async def test_an_exception_cancels(shop):
+    """Leaving the block by an exception cancels all calls and lets the exception through."""
+    with pytest.raises(Bang):
+        async with Pool(limit=1) as pool:
+            handles = [pool.submit(shop.work, x) for x in range(3)]
+            await shop.has_started(0)
+            raise Bang
+    assert all(handle.cancelled() for handle in handles)
+    assert shop.started == shop.ended == [0]
+
+
+async def test_an_exception_stops_processes(gate, make_gate, tmp_path):
+    """Leaving the block by an exception stops a call in a process, whose clean-up runs."""
+    held, cleaned = make_gate(), tmp_path / "cleaned"
+    with pytest.raises(Bang):
+        async with Pool(1) as pool:
+            handle = pool.submit(jobs.gate_with_cleanup, *held.paths, str(cleaned))
+            queued = pool.submit(jobs.inc, 1)
+            await held.entered()
+            raise Bang
+    assert handle.cancelled() and queued.cancelled()
+    assert cleaned.exists()
+
+
+async def test_a_cancellation_cancels(shop):
+    """Leaving the block by a cancellation cancels all calls, and the cancellation goes on."""
+    handles = []
+
+    async def use():
+        async with Pool() as pool:
+            handles.extend(pool.submit(shop.work, x) for x in range(3))
+            await forever()
+
+    task = asyncio.ensure_future(use())
+    await shop.has_started(0, 1, 2)
+    task.cancel()
+    await ended(task)
+    assert task.cancelled() and task.cancelling() == 1
+    assert all(handle.cancelled() for handle in handles)
+    assert sorted(shop.ended) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_a_cancellation_in_aexit(shop, times):
+    """A cancellation that comes while the block drains cuts that short, completes it, and goes on."""
+    handles, leaving = [], asyncio.Event()
+
+    async def use():
+        async with Pool() as pool:
+            handles.append(pool.submit(shop.work, 1))
+            await shop.has_started(1)
+            leaving.set()
+
+    task = asyncio.ensure_future(use())
+    await leaving.wait()
+    await turns()
+    assert not task.done()
+    for _ in range(times):
+        task.cancel()
+        await turns(1)
+    await ended(task)
+    assert task.cancelled()
+    assert handles[0].cancelled() and shop.ended == [1]
+
+
+async def test_aclose_is_idempotent():
+    """aclose may be called again, inside the block and after it."""
+    async with Pool() as pool:
+        handle = pool.submit(double, 1)
+        await pool.aclose()
+        assert handle.result() == 2
+        await pool.aclose()
+        await pool.aclose(drain=False, timeout=0)
+    await pool.aclose()
+
+
+async def test_aclose_by_several_at_once(shop):
+    """Several tasks may close a pool at once, and each returns when all is gone."""
+    async with Pool() as pool:
+        handle = pool.submit(shop.work, 1)
+        await shop.has_started(1)
+        closing = [asyncio.ensure_future(pool.aclose()) for _ in range(5)]
+        await turns()
+        assert not any(task.done() for task in closing)
+        shop.open()
+        await asyncio.gather(*closing)
+        assert handle.result() == 1
+
+
+async def test_a_cancelled_aclose_cuts_short(shop):
+    """A task cancelled while it closes the pool stays until all has stopped, then is cancelled."""
+    async with Pool() as pool:
+        handle = pool.submit(shop.work, 1)
+        await shop.has_started(1)
+        closing = asyncio.ensure_future(pool.aclose())
+        other = asyncio.ensure_future(pool.aclose())
+        await turns()
+        closing.cancel()
+        await ended(closing)
+        assert closing.cancelled() and handle.cancelled() and shop.ended == [1]
+        await other
+
+
+async def test_aclose_without_draining(shop):
+    """aclose(drain=False) cancels what runs and what waits."""
+    async with Pool(limit=1) as pool:
+        handles = [pool.submit(shop.work, x) for x in range(3)]
+        await shop.has_started(0)
+        await pool.aclose(drain=False)
+        assert all(handle.cancelled() for handle in handles)
+        assert shop.started == shop.ended == [0]
+
+
+async def test_a_second_aclose_may_cut_the_first_short(shop):
+    """aclose(drain=False) ends the draining another task waits for."""
+    async with Pool() as pool:
+        handle = pool.submit(shop.work, 1)
+        await shop.has_started(1)
+        draining = asyncio.ensure_future(pool.aclose())
+        await turns()
+        await pool.aclose(drain=False)
+        await draining
+        assert handle.cancelled()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+async def test_aclose_with_a_timeout(shop, timeout):
+    """aclose(timeout=...) drains for so long and then cancels."""
+    async with Pool() as pool:
+        quick, slow = pool.submit(double, 1), pool.submit(shop.work, 1)
+        await quick
+        await shop.has_started(1)
+        await pool.aclose(timeout=timeout)
+        assert slow.cancelled() and shop.ended == [1]
+
+
+async def test_a_timeout_that_is_not_needed(shop):
+    """aclose(timeout=...) returns as soon as all is done, and leaves no timer behind."""
+    async with Pool() as pool:
+        handle = pool.submit(shop.work, 1)
+        asyncio.get_running_loop().call_soon(shop.open)
+        await pool.aclose(timeout=3600)
+        assert handle.result() == 1
+
+
+async def test_no_verb_after_closing():
+    """After closing every verb raises PoolClosed, and an input that was passed stays untouched."""
+    async with Pool() as pool:
+        pass
+    pulled = []
+    for refused in (
+        lambda: pool.submit(double, 1),
+        lambda: pool.stream(double, pulled),
+        pool.task_group,
+    ):
+        with pytest.raises(PoolClosed, match="clos"):
+            refused()
+    for waiting in (
+        pool.run(double, 1),
+        pool.map(double, iter(pulled)),
+        pool.starmap(double, [(1,)]),
+        pool.__aenter__(),
+    ):
+        with pytest.raises(PoolClosed):
+            await waiting
+
+
+async def test_no_submit_while_closing(shop):
+    """While a pool drains it takes no more work."""
+    async with Pool() as pool:
+        pool.submit(shop.work, 1)
+        await shop.has_started(1)
+        closing = asyncio.ensure_future(pool.aclose())
+        await turns()
+        with pytest.raises(PoolClosed):
+            pool.submit(double, 1)
+        with pytest.raises(PoolClosed):
+            await pool.run(double, 1)
+        assert "closing" in repr(pool)
+        shop.open()
+        await closing
+
+
+async def test_a_call_cannot_close_its_pool():
+    """A call that closes its own pool is refused, because closing would wait for it."""
+    async with Pool() as pool:
+        with pytest.raises(RuntimeError, match="cannot close"):
+            await pool.run(pool.aclose)
+
+
+async def test_a_refused_close_closes_nothing():
+    """After a call was refused to close its pool the pool still takes work."""
+    async with Pool() as pool:
+        with pytest.raises(RuntimeError):
+            await pool.run(pool.aclose)
+        assert await pool.run(double, 1) == 2
+
+
+async def test_aclose_from_a_done_callback():
+    """A handle's done callback may have the pool closed."""
+    async with Pool() as pool:
+        closing = []
+        handle = pool.submit(double, 1)
+        handle.add_done_callback(lambda _: closing.append(asyncio.ensure_future(pool.aclose())))
+        await handle
+        await wait_until(lambda: closing)
+        await closing[0]
+        with pytest.raises(PoolClosed):
+            pool.submit(double, 1)
+
+
+async def test_every_handle_is_done_after_closing(shop):
+    """After closing no handle is pending, in whatever state it was."""
+    failures = [ValueError()]
+
+    async def fail_once():
+        raise failures[0]
+
+    async with Pool(1, limit=1) as pool:
+        handles = [
+            pool.submit(fail_once, retry=Retry(2, on=lambda _: 60.0)),
+            pool.submit(shop.work, "running"),
+            pool.submit(shop.work, "queued"),
+            pool.submit(jobs.sleep_for, 60),
+            pool.submit(jobs.inc, 1),
+            pool.submit(shop.work, "fresh"),
+        ]
+        await shop.has_started("running")
+        handles.append(pool.submit(shop.work, "just now"))
+        await pool.aclose(drain=False)
+        assert [handle.state for handle in handles] == ["cancelled"] * 7
+
+
+async def test_a_call_that_ignores_its_cancellation(caplog):
+    """A coroutine that suppresses its cancellation cannot keep a pool from closing."""
+    stop = asyncio.Event()
+
+    async def deaf():
+        while not stop.is_set():
+            try:
+                await stop.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with Pool(grace_period=0.05) as pool:
+        handle = pool.submit(deaf)
+        await wait_until(lambda: handle.state == "running")
+        await pool.aclose(drain=False)
+        assert handle.cancelled()
+    assert "ignores its cancellation" in caplog.text
+    stop.set()
+    await turns()
+
+
+async def test_a_thread_that_does_not_end(gate):
+    """A call in a thread cannot keep a pool from closing without draining."""
+    async with Pool(grace_period=0.05) as pool:
+        handle = pool.submit(jobs.gate, *gate.paths, on="thread")
+        await gate.entered()
+        await pool.aclose(drain=False)
+        assert handle.cancelled()
+    gate.open()
+
+
+# --- pools out of place ---------------------------------------------------------------------
+
+
+async def test_a_pool_never_entered():
+    """A pool that was not entered says how to use it, and closing it is no mistake."""
+    pool = Pool()
+    for refused in (
+        lambda: pool.submit(double, 1),
+        lambda: pool.stream(double, [1]),
+        pool.task_group,
+        pool.statistics,
+    ):
+        with pytest.raises(PoolClosed, match="async with"):
+            refused()
+    with pytest.raises(PoolClosed, match="async with"):
+        await pool.run(double, 1)
+    with pytest.raises(PoolClosed, match="async with"):
+        await pool.collect()
+    await pool.aclose()
+    with pytest.raises(PoolClosed):
+        async with pool:
+            pass
+
+
+async def test_a_pool_is_entered_once():
+    """A pool cannot be entered twice, neither nested nor one time after the other."""
+    async with Pool() as pool:
+        with pytest.raises(PoolClosed, match="new one"):
+            await pool.__aenter__()
+        assert await pool.run(double, 1) == 2
+    with pytest.raises(PoolClosed, match="new one"):
+        async with pool:
+            pass
+
+
+async def test_a_pool_in_another_thread():
+    """Using a pool in a thread that is not its loop's is refused with the way to do it."""
+    async with Pool() as pool:
+        for call in (
+            lambda: pool.submit(double, 1),
+            lambda: pool.stream(double, [1]),
+            pool.statistics,
+        ):
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+                await asyncio.to_thread(call)
+
+
+async def test_a_pool_in_another_loop():
+    """Using a pool in another loop is refused with the way to do it, and closing it too."""
+    async with Pool() as pool:
+        handle = pool.submit(double, 1)
+
+        async def use(what):
+            await what()
+
+        for what in (lambda: pool.run(double, 1), lambda: pool.map(double, [1]), pool.aclose):
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, use(what))
+        assert await handle == 2
+        assert await pool.run(double, 2) == 4, "a refused close closes nothing"
+
+
+def test_a_pool_of_a_loop_that_is_gone():
+    """A pool that belongs to a loop of the past refuses instead of hanging."""
+
+    async def make():
+        async with Pool() as pool:
+            return pool
+
+    pool = asyncio.run(make())
+
+    async def use():
+        await pool.run(double, 1)
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(use())
+
+
+def test_one_pool_after_the_other():
+    """Any number of loops one after the other may have a pool each."""
+
+    async def main():
+        async with Pool(1) as pool:
+            return await pool.run(jobs.inc, 1)
+
+    assert [asyncio.run(main()) for _ in range(3)] == [2, 2, 2]
+
+
+def test_two_loops_in_two_threads():
+    """Two loops in two threads may have a pool each at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def main(x):
+        async with Pool(1) as pool:
+            return await pool.map(jobs.inc, range(x))
+
+    with ThreadPoolExecutor(2) as threads:
+        futures = [threads.submit(asyncio.run, main(x)) for x in (50, 60)]
+        assert [len(future.result()) for future in futures] == [50, 60]
+
+
+async def test_a_dropped_pool_is_closed():
+    """A pool dropped without closing warns once, and what it ran is cancelled."""
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work():
+        entered.set()
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    pool = await Pool().__aenter__()
+    handle = pool.submit(work)
+    await entered.wait()
+    with pytest.warns(ResourceWarning, match="unclosed pool"):
+        del pool
+        gc.collect()
+    await asyncio.wait_for(cancelled.wait(), 20)
+    await ended(handle)
+    assert handle.cancelled()
+
+
+def test_a_loop_that_ends_closes_the_pool():
+    """A pool left open when asyncio.run ends is closed by then, and its calls are cancelled."""
+
+    async def main():
+        pool = await Pool(1).__aenter__()
+        handle = pool.submit(jobs.sleep_for, 60)
+        await wait_until(lambda: handle.state == "running")
+        return pool, handle
+
+    pool, handle = asyncio.run(main())
+    assert handle.cancelled()
+    assert "closed" in repr(pool)
+
+
+def test_an_unclosed_pool_does_not_hang_the_interpreter():
+    """An interpreter that ends without closing its pool ends, and is not noisy."""
+    code = """
+import asyncio, aiopool
+async def main():
+    global pool
+    pool = await aiopool.Pool(1).__aenter__()
+    print(await pool.run(len, "abc"))
+    pool.submit(__import__("time").sleep, 60)
+    await asyncio.sleep(0.05)
+asyncio.run(main())
+"""
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    assert "Traceback" not in done.stderr
+
+
+async def test_cancelled_outcome_is_seen_by_waiters(shop):
+    """Tasks that wait for calls which a closing pool cancels are woken."""
+    async with Pool() as pool:
+        waiters = [
+            asyncio.ensure_future(pool.run(shop.work, 1)),
+            asyncio.ensure_future(pool.map(shop.work, [2, 3])),
+            asyncio.ensure_future(asyncio.wait([pool.submit(shop.work, 4)])),
+        ]
+        await shop.has_started(1, 2, 3, 4)
+        await pool.aclose(drain=False)
+        await asyncio.wait(waiters)
+        assert is_cancelled(waiters[0]) and is_cancelled(waiters[1])
+        done, _ = waiters[2].result()
+        assert all(handle.cancelled() for handle in done)
