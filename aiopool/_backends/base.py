@@ -27,8 +27,8 @@ class Client(Protocol):
     def failed(self, batch: Batch, error: Exception, seconds: float, pid: int | None) -> None:
         """The one call of this batch raised, crashed or ran out of time."""
 
-    def stopped(self, batch: Batch) -> None:
-        """The calls of this batch were stopped as asked, or would have been."""
+    def stopped(self, batch: Batch, *, started: bool) -> None:
+        """The calls of this batch were stopped as asked, some before they had ``started``."""
 
     def returned(self, batch: Batch) -> None:
         """The calls of this batch were not started; they wait for another turn."""

@@ -109,16 +109,26 @@ class Flights:
             self._queue.remove(flight)
         return empty
 
-    def abandon(self, guilty: Call | None) -> list[Flight]:
-        """Take all unsettled calls but the guilty one off, as flights of consecutive calls."""
+    def abandon(self, started: int, finished: int) -> tuple[list[Call], list[Flight]]:
+        """The worker is gone: the calls lost with it, and those that may run elsewhere.
+
+        Lost is the call that was executing, and any whose result was sent and cannot be read.
+        Before ``started`` and after ``finished`` are calls whose results waited to be sent: exact
+        ones are lost, others may run again.
+        """
+        lost: list[Call] = []
         left: list[Flight] = []
         for flight in self._queue:
-            spans = [(flight.settled, len(flight.batch))]
-            if guilty is not None and guilty.flight is flight:
-                spans = [(flight.settled, guilty.place), (guilty.place + 1, len(flight.batch))]
-            left.extend(flight.piece(start, stop) for start, stop in spans if start < stop)
+            begin, end = flight.first + flight.settled, flight.stop
+            again = started if flight.batch.workload.exact else finished
+            spans = [(max(begin, again + 1), min(end, started)), (max(begin, started + 1), end)]
+            left += [flight.piece(a - flight.first, b - flight.first) for a, b in spans if a < b]
+            gone = [*range(begin, min(end, again + 1))]
+            if started > again and begin <= started < end:
+                gone.append(started)
+            lost += [Call(seq, flight, seq - flight.first) for seq in gone]
             flight.settled = len(flight.batch)
-        return left
+        return lost, left
 
     def unstarted(self, started: int) -> bool:
         """Whether a call after number ``started`` is waiting here."""

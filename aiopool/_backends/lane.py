@@ -250,14 +250,12 @@ class Lane:
 
     def _unfinished(self, batch: Batch, seq: int, *, stopped: bool) -> None:
         """A call has no result: it was stopped, or was not started and may be elsewhere."""
-        if self._watch.was_stopped(seq):
-            error = self._watch.reason(seq)
-            if error is None:
-                self._client.stopped(batch)
-            else:
-                self._client.failed(batch, error, 0.0, self.pid)
-        elif stopped:
-            self._client.stopped(batch)
+        asked = self._watch.was_stopped(seq)
+        error = self._watch.reason(seq)
+        if error is not None and stopped:
+            self._client.failed(batch, error, monotonic() - batch.started, self.pid)
+        elif asked or stopped:
+            self._client.stopped(batch, started=stopped)
         else:
             self._client.returned(batch)
 
@@ -309,36 +307,39 @@ class Lane:
         """The worker is gone, or is to go: return what it did not start, and reap it."""
         failed_start = self.state is State.STARTING
         self.crashed = self.state is State.READY
-        guilty = self._running()
         if self.state is not State.CLOSING:
             self.state = State.DEAD
         self.slot.open = False
         if self._overdue is not None:
             self._overdue.cancel()
-        for flight in reversed(self._flights.abandon(guilty)):
-            self._split(flight)
+        lost: list[Call] = []
+        if self._flights:
+            words = self._process.words
+            lost, left = self._flights.abandon(words[STARTED], words[FINISHED])
+            for flight in reversed(left):
+                self._split(flight)
         self.slot.load = 0
         self._land()
         self._client.changed()
         patience = 0.0 if failed_start or hurry else self._grace
-        reaped = partial(self._reaped, guilty, failed_start)
+        reaped = partial(self._reaped, lost, failed_start)
         self._process.reap(patience, reaped)
 
-    def _reaped(self, guilty: Call | None, failed_start: bool, exitcode: int | None) -> None:  # noqa: FBT001 - bound by _end
+    def _reaped(self, lost: list[Call], failed_start: bool, exitcode: int | None) -> None:  # noqa: FBT001 - bound by _end
         pid = self.pid
         self.state = State.DEAD
         if failed_start and self._refusal is None:
             self._refusal = _failed_start(pid, exitcode)
-        if guilty is not None:
-            self._blame(guilty, pid, exitcode)
+        for call in lost:
+            self._blame(call, pid, exitcode)
         self._watch.end()
         self._fleet.lane_dead(self, self._refusal)
 
-    def _blame(self, guilty: Call, pid: int | None, exitcode: int | None) -> None:
-        """Tell of the call that was executing when the worker died."""
-        batch = guilty.alone()
-        if self._watch.was_stopped(guilty.seq):
-            self._unfinished(batch, guilty.seq, stopped=True)
+    def _blame(self, call: Call, pid: int | None, exitcode: int | None) -> None:
+        """Tell of a call that was executing, or not yet told of, when the worker died."""
+        batch = call.alone()
+        if self._watch.was_stopped(call.seq):
+            self._unfinished(batch, call.seq, stopped=True)
         else:
             crash = WorkerCrashed(batch.workload.name, pid=pid, exitcode=exitcode)
             self._client.failed(batch, crash, monotonic() - batch.started, pid)

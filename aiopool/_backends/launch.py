@@ -15,23 +15,31 @@ import multiprocessing.forkserver
 import os
 import socket
 import sys
+import threading
 import uuid
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from aiopool._wire.slate import Slate
 from aiopool._worker.main import Plan, prepare, ready
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
 _SOCKET_BUFFER: Final = 1 << 20
-_PRELOAD: Final = ("aiopool._worker.main", "cloudpickle")
+_PRELOAD: Final = ("aiopool._worker.main", "asyncio", "cloudpickle")
+"""What nearly every worker needs: its main module, most likely, imports asyncio."""
+
 UNGUARDED: Final = 78
 """Exit code of a worker whose main module opened a pool while it was being imported there."""
 
 _private: set[int] = set()
+_one_fork: Final = threading.Lock()
+"""Held from the first descriptor to the fork, or a child would get those of another launch."""
 
 
 def default_context() -> BaseContext:
@@ -52,6 +60,24 @@ def leave_if_unguarded() -> None:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(UNGUARDED)
+
+
+@contextmanager
+def _main_without_file() -> Iterator[None]:
+    """Let workers start though the main module's file is none, as with ``python - < script``.
+
+    They would try to import it, and need not: what lives in ``__main__`` goes to them by value.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if path is None or getattr(main, "__spec__", None) is not None or Path(path).exists():
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = path
 
 
 def preload() -> None:
@@ -87,25 +113,18 @@ class Launched:
 
         Raises OSError where the system refuses a process or a descriptor, with nothing left.
         """
-        self.sock, self._child = socket.socketpair()
+        forked = context.get_start_method() == "fork"
+        self._alone = _one_fork if forked else nullcontext()
         self._guard: int | None = None
         self.slate: Slate | None = None
         self._observed = _Context(context)
-        try:
-            self.slate, name = self._share()
-            forked = context.get_start_method() == "fork"
-            inherited = (*_private, self.sock.fileno()) if forked else ()
-            _private.update(self._descriptors())
-            self.executor = ProcessPoolExecutor(
-                max_workers=1,
-                mp_context=cast("BaseContext", self._observed),
-                initializer=prepare,
-                initargs=(self._child, Plan(initializer, measure, name, inherited)),
-            )
-            self.executor.submit(ready)
-        except BaseException:
-            self.release()
-            raise
+        with self._alone, _main_without_file():
+            self.sock, self._child = socket.socketpair()
+            try:
+                self._start(initializer, measure=measure, forked=forked)
+            except BaseException:
+                self._close()
+                raise
 
     @property
     def pid(self) -> int | None:
@@ -132,6 +151,24 @@ class Launched:
 
     def release(self) -> None:
         """Close what the parent holds. Closing the guard ends a worker that still runs."""
+        with self._alone:
+            self._close()
+
+    def _start(self, initializer: bytes | None, *, measure: bool, forked: bool) -> None:
+        self.slate, name = self._share()
+        inherited: list[int] = []
+        self.executor = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=cast("BaseContext", self._observed),
+            initializer=prepare,
+            initargs=(self._child, Plan(initializer, measure, name, inherited)),
+        )
+        _private.update(self._descriptors())
+        if forked:
+            inherited.extend(_private)
+        self.executor.submit(ready)
+
+    def _close(self) -> None:
         _private.difference_update(self._descriptors())
         self.sock.close()
         self._child.close()

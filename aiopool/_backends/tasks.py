@@ -14,10 +14,10 @@ import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._core.workload import Batch, Workload
-from aiopool._wire.failure import is_lethal, remote_error
+from aiopool._wire.failure import harmless
 from aiopool.errors import RemoteError, TaskTimeout
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class TaskBackend:
         for task in ignorant:
             task.remove_done_callback(self._done)
             batch, _ = self._leave(task)
-            self._client.stopped(batch)
+            self._client.stopped(batch, started=True)
             self._client.settled(batch)
         return ignorant
 
@@ -200,8 +200,7 @@ class TaskBackend:
         elif (error := task.exception()) is None:
             client.succeeded(batch, (task.result(),), seconds, None)
         else:
-            failure = remote_error(error) if is_lethal(error) else cast("Exception", error)
-            client.failed(batch, failure, seconds, None)
+            client.failed(batch, harmless(error), seconds, None)
         self._reasons.pop(task, None)
         client.settled(batch)
         client.changed()
@@ -215,7 +214,7 @@ class TaskBackend:
         else:
             error = self._reasons[task]
         if error is None:
-            self._client.stopped(batch)
+            self._client.stopped(batch, started=True)
         else:
             self._client.failed(batch, error, seconds, None)
 

@@ -12,9 +12,9 @@ import contextlib
 import threading
 from concurrent.futures import Executor, Future
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from aiopool._wire.failure import is_lethal, remote_error
+from aiopool._wire.failure import harmless
 from aiopool.errors import TaskTimeout
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def perform(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool,
     try:
         value = call(*arguments)
     except BaseException as error:  # noqa: BLE001 - whatever a call raises is its own
-        return False, remote_error(error) if is_lethal(error) else error
+        return False, harmless(error)
     if asyncio.iscoroutine(value):
         value.close()
         return False, TypeError(f"{call!r} returned a coroutine; pass the async function itself")
@@ -125,7 +125,12 @@ class ExecutorBackend:
         future.add_done_callback(self._done)
 
     def _expire(self, future: asyncio.Future[tuple[bool, Any]]) -> None:
-        batch = self._running.get(future)
+        """Its time is up; a result that has come while the loop was busy counts all the same."""
+        if not future.done():
+            asyncio.get_running_loop().call_soon(self._give_up, future)
+
+    def _give_up(self, future: asyncio.Future[tuple[bool, Any]]) -> None:
+        batch = None if future.done() else self._running.get(future)
         if batch is not None and batch.workload.settings.timeout is not None:
             self._drop(future, TaskTimeout(batch.workload.name, batch.workload.settings.timeout))
 
@@ -136,7 +141,7 @@ class ExecutorBackend:
             return
         self._dropped.add(batch)
         if error is None:
-            self._client.stopped(batch)
+            self._client.stopped(batch, started=True)
         else:
             self._client.failed(batch, error, monotonic() - batch.started, None)
 
@@ -152,12 +157,11 @@ class ExecutorBackend:
     def _tell(self, batch: Batch, future: asyncio.Future[tuple[bool, Any]]) -> None:
         seconds = monotonic() - batch.started
         if future.cancelled():
-            self._client.stopped(batch)
+            self._client.stopped(batch, started=True)
             return
         broken = future.exception()
         good, value = (False, broken) if broken is not None else future.result()
         if good:
             self._client.succeeded(batch, (value,), seconds, None)
         else:
-            failure = remote_error(value) if is_lethal(value) else cast("Exception", value)
-            self._client.failed(batch, failure, seconds, None)
+            self._client.failed(batch, harmless(value), seconds, None)

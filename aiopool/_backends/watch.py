@@ -110,6 +110,8 @@ class Watch:
     def _tend_running(self, call: Call, now: float) -> float:
         """Interrupt or kill the running call if its time is up; when to look at it again."""
         seq = call.seq
+        if self._process.words[FINISHED] >= seq:
+            return now + _PATIENCE  # its result is on the way
         settings = call.flight.batch.workload.settings
         if settings.timeout is not None and seq not in self._stopping:
             ends = self._process.words[SINCE] / 1e9 + settings.timeout

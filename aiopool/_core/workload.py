@@ -72,13 +72,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.items)
 
-    def part(self, start: int, stop: int, *, attempt: int = 0) -> Batch:
+    def part(self, start: int, stop: int, *, attempt: int | None = None) -> Batch:
         """The calls from ``start`` to ``stop`` as a batch of their own."""
         piece = Batch(
             self.workload,
             self.indices[start:stop],
             self.items[start:stop],
-            attempt or self.attempt,
+            self.attempt if attempt is None else attempt,
             self.began,
         )
         piece.started = self.started
@@ -103,6 +103,7 @@ class Workload:
         "entry",
         "exact",
         "function",
+        "inner",
         "name",
         "next_index",
         "priority",
@@ -156,6 +157,7 @@ class Workload:
         self.context: Any = None  # the submitter's context variables, where calls run beside it
         self.stopped = False  # nothing more of it may start
         self.reason: Exception | None = None  # why it was stopped; None: it was cancelled
+        self.inner: Workload | None = None  # what does its work, where a limiter stands before
         self.silent = False  # part of another workload's call: not counted, nobody is told
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue
 
@@ -194,6 +196,13 @@ class Workload:
         """Calls that could still be taken, None if that is not known."""
         left = self.source.remaining()
         return None if left is None else left + self._back
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a call of it has a place, and not only its turn at a limiter."""
+        if self.settings.limiter is None:
+            return self.running > 0
+        return self.inner is not None and self.inner.running > 0
 
     def has_more(self) -> bool:
         """Whether there may be calls to take."""

@@ -74,7 +74,7 @@ class Closer:
         ticket: Ticket[None] = Ticket(loop)
         if self._closing is None:
             self._closing = loop.create_task(self._close())
-        self._closing.add_done_callback(lambda _: ticket.conclude(None))
+        self._closing.add_done_callback(partial(_tell, ticket))
         ticket.on_cancel(self.cut_short)
         if not drain:
             self.cut_short()
@@ -112,8 +112,9 @@ class Closer:
             else:
                 await self._insist(partial(join, self._threads))
         finally:
-            if self._hook is not None:
-                await self._hook.aclose()
+            hook, self._hook = self._hook, None
+            if hook is not None:
+                await hook.aclose()
 
     @property
     def _threads_busy(self) -> bool:
@@ -151,5 +152,14 @@ class Closer:
         try:
             yield
         finally:
+            self._hook = None  # it is ending already
             if not self.begun:
                 await self.close(drain=False, timeout=None)
+
+
+def _tell(ticket: Ticket[None], closing: asyncio.Task[None]) -> None:
+    error = None if closing.cancelled() else closing.exception()
+    if error is None:
+        ticket.conclude(None)
+    else:
+        ticket.fail(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 from aiopool._core.retry import verdict
 from aiopool.errors import NotTransferable, TaskTimeout, WorkerCrashed
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aiopool._core.scheduler import Venue
     from aiopool._core.workload import Batch, Workload
+    from aiopool._run.gate import Gate
     from aiopool._run.news import News
 
 
@@ -113,7 +114,7 @@ class Engine:
         dropped = workload.stop(reason)
         self.venues[workload.venue].drop(workload)
         for batch in dropped:
-            self._tell_stopped(batch)
+            self._tell_stopped(batch, started=False)
         workload.sink.ended()
         if workload.running:
             self._backends[workload.venue].stop(workload, reason)
@@ -141,6 +142,12 @@ class Engine:
     def live(self) -> Iterable[Workload]:
         """The workloads not concluded, oldest first."""
         return self._live
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The limiters that calls stand at."""
+        gates = [self._backends[name] for name in self._backends if isinstance(name, tuple)]
+        return cast("list[Gate]", gates)
 
     @property
     def pending(self) -> int:
@@ -191,7 +198,7 @@ class Engine:
         """These calls returned."""
         workload = batch.workload
         if workload.stopped and workload.reason is None:
-            self._tell_stopped(batch)
+            self._tell_stopped(batch, started=True)
             return
         workload.sink.values(batch, values, seconds, pid)
         if workload.silent:
@@ -204,7 +211,7 @@ class Engine:
         """This call failed in this attempt: it fails for good, or rests and is tried again."""
         workload = batch.workload
         if workload.stopped:
-            self._tell_stopped(batch)
+            self._tell_stopped(batch, started=True)
             return
         delay = self._delay(batch, error)
         if delay is not None:
@@ -217,14 +224,14 @@ class Engine:
         if self._news:
             self._news.finished(batch, seconds, pid, error)
 
-    def stopped(self, batch: Batch) -> None:
+    def stopped(self, batch: Batch, *, started: bool) -> None:
         """These calls were stopped as asked."""
-        self._tell_stopped(batch)
+        self._tell_stopped(batch, started=started)
 
     def returned(self, batch: Batch) -> None:
         """These calls were not started: they go to the head of the queue."""
         if batch.workload.stopped:
-            self._tell_stopped(batch)
+            self._tell_stopped(batch, started=False)
         else:
             self.venues[batch.workload.venue].give_back(batch)
 
@@ -283,8 +290,10 @@ class Engine:
             self.venues[workload.venue].give_back(batch)
             self.changed()
 
-    def _tell_stopped(self, batch: Batch) -> None:
+    def _tell_stopped(self, batch: Batch, *, started: bool) -> None:
         """Calls of a stopped workload end cancelled, or with the reason for stopping."""
+        if not started:  # this attempt was none
+            batch = batch.part(0, len(batch), attempt=batch.attempt - 1)
         reason = batch.workload.reason
         sink = batch.workload.sink
         if reason is None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 from aiopool._core.scheduler import CountedVenue
 from aiopool._core.workload import Batch, Workload
 from aiopool._run.handle import TaskHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from aiopool._run.engine import Engine
@@ -44,6 +44,7 @@ class Gate:
         self._most = most
         self._entering = False
         self._passes: dict[asyncio.Task[None], Workload] = {}
+        self._inners: dict[asyncio.Task[None], Workload] = {}  # of those through the limiter
 
     @classmethod
     def find(
@@ -64,7 +65,7 @@ class Gate:
 
     def assign(self, now: float) -> None:
         """Let the next call go up to the limiter if nobody stands there."""
-        while not self._entering and self.venue.running < self._most:
+        while not self._entering and len(self._queued()) < self._most:
             self.venue.capacity = self.venue.running + 1
             batch = next(self.venue.assign(now), None)
             if batch is None:
@@ -75,6 +76,18 @@ class Gate:
             task.add_done_callback(self._passed)
         self.venue.capacity = self.venue.running
 
+    def standing(self) -> Iterator[Workload]:
+        """The workloads of calls that were let go up and have not started."""
+        queued = self._queued()
+        for task, workload in self._passes.items():
+            inner = self._inners.get(task)
+            if inner is None or inner in queued:
+                yield workload
+
+    def _queued(self) -> list[Workload]:
+        """What is through the limiter and waits for a worker."""
+        return [inner for inner in self._inners.values() if not inner.running]
+
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Turn back, or stop, the calls of a workload."""
         del error  # the engine knows why
@@ -84,7 +97,7 @@ class Gate:
 
     async def _pass(self, batch: Batch) -> None:
         entered = False
-        tell: Callable[[], None] = partial(self._engine.stopped, batch)
+        tell: Callable[[], None] = partial(self._engine.stopped, batch, started=False)
         try:
             async with self._limiter:
                 entered = True
@@ -126,8 +139,10 @@ class Gate:
             exact=outer.exact,
         )
         inner.silent = True
+        outer.inner = inner
+        self._inners[cast("asyncio.Task[None]", asyncio.current_task())] = inner
         inner.context = outer.context
-        handle: TaskHandle[Any] = TaskHandle(self._engine, self._engine.loop, inner, batch.items[0])
+        handle: TaskHandle[Any] = TaskHandle(self._engine, inner, batch.items[0])
         inner.sink = handle
         call = Batch(inner, (0,), batch.items)
         call.payloads = batch.payloads
@@ -142,3 +157,4 @@ class Gate:
 
     def _passed(self, task: asyncio.Task[None]) -> None:
         del self._passes[task]
+        self._inners.pop(task, None)

@@ -87,12 +87,12 @@ class TaskHandle(Ticket[T], Generic[T]):
             return "done" if super().exception() is None else "failed"
         if self._workload.resting:
             return "waiting"
-        return "running" if self._workload.running else "queued"
+        return "running" if self._workload.is_running else "queued"
 
     @property
     def attempts(self) -> int:
         """Attempts that have ended, or are running."""
-        return self._attempts + (1 if self._workload.running and not self.done() else 0)
+        return self._attempts + (1 if self._workload.is_running and not self.done() else 0)
 
     @property
     def pid(self) -> int | None:
@@ -105,7 +105,7 @@ class TaskHandle(Ticket[T], Generic[T]):
         workload = self._workload
         until = self._ended
         if not self.done():
-            until = workload.turn if workload.running else monotonic()
+            until = workload.turn if workload.is_running else monotonic()
         return max(0.0, until - workload.since - self._ran_in_all)
 
     @property
@@ -150,8 +150,8 @@ class TaskHandle(Ticket[T], Generic[T]):
 
     def stopped(self, batch: Batch) -> None:
         """The call was stopped, or will not start."""
+        self._attempts = batch.attempt
         self._ended = self._workload.turn if self._workload.running else monotonic()
-        del batch
         self.conclude_stopped()
         self._engine.concluded(self._workload)
 

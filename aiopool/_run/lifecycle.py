@@ -51,13 +51,14 @@ class Lifecycle:
         cancelled meanwhile cuts draining short and waits until all is gone.
         """
         check_seconds("timeout", timeout, zero=True)
-        self._refusing = True
         if self._parts is None or self._parts.closer.done:
+            self._refusing = True
             return
         parts = self._same_loop(self._parts)
         if parts.inside:
             message = "a call of this pool cannot close it: closing waits for the call to end"
             raise RuntimeError(message)
+        self._refusing = True
         await parts.closer.close(drain=drain, timeout=timeout)
 
     def _entered_parts(self) -> Machinery:

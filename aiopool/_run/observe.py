@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aiopool._core.outcome import PoolStatistics, WorkerStatistics
 from aiopool._core.scheduler import CountedVenue
@@ -79,12 +79,13 @@ def _queued(engine: Engine) -> dict[int, int]:
         if not workload.silent:
             left = workload.remaining() or sum(map(len, workload.again))
             queued[workload.priority] += left + len(workload.resting or ())
+    for gate in engine.gates:
+        queued.update(workload.priority for workload in gate.standing())
     return {priority: count for priority, count in sorted(queued.items()) if count}
 
 
 def _running(engine: Engine) -> int:
     """Calls that run in counted places, those that lent theirs included."""
     venues = [venue for venue in engine.venues.values() if isinstance(venue, CountedVenue)]
-    gates = [name for name in engine.venues if isinstance(name, tuple)]
-    passing = sum(cast("CountedVenue", engine.venues[name]).running for name in gates)
+    passing = sum(gate.venue.running for gate in engine.gates)
     return sum(venue.running + venue.lent for venue in venues) - passing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiopool._wire.failure import encode_failure
 from aiopool._wire.messages import HELLO, REFUSED
@@ -17,6 +17,9 @@ from aiopool._wire.pickling import dumps, loads, seal
 from aiopool._wire.slate import Slate
 from aiopool._worker import guard
 from aiopool._worker.serve import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Plan(NamedTuple):
@@ -31,7 +34,7 @@ class Plan(NamedTuple):
     slate_name: str | None = None
     """Name of the slate where descriptors cannot be passed over the socket."""
 
-    inherited: tuple[int, ...] = ()
+    inherited: Sequence[int] = ()
     """Descriptors of the parent's that a forked worker must not keep open."""
 
 

@@ -85,7 +85,6 @@ def each(places):
     return pytest.mark.parametrize("place", places, ids=[place.name for place in places])
 
 
-
 @each(PLACES)
 async def test_value(place):
     """A call gives what the function returned, None and an exception included."""

@@ -31,8 +31,9 @@ async def test_several_killers_in_a_map():
     """Each of several killers in one map fails and everything between them gives its value."""
     killers = {100, 101, 350, 998}
     async with aiopool.Pool(2) as pool:
-        found = await pool.map(_exit_if, [(n, n in killers) for n in range(1000)],
-                               return_exceptions=True)
+        found = await pool.map(
+            _exit_if, [(n, n in killers) for n in range(1000)], return_exceptions=True
+        )
     for n, end in enumerate(found):
         assert (type(end) is aiopool.WorkerCrashed) if n in killers else end == n
 
@@ -78,7 +79,7 @@ async def test_killer_in_a_map_is_retried_alone(tmp_path):
 
 
 async def test_calls_sent_ahead_go_back(start_method, tmp_path):
-    """Submitted calls waiting behind a killer are executed once each, elsewhere, as first attempts."""
+    """Calls waiting behind a killer are executed once each, elsewhere, as first attempts."""
     journal = tmp_path / "journal"
     async with aiopool.Pool(1, mp_context=start_method) as pool:
         fn = deeds.inc_unless_recorded

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from aiopool._backends import parcels
 from aiopool._backends.base import Function
-from aiopool._backends.parcels import (
-    can_pickle,
-    encode,
-    pack_argument,
-    pack_function,
-)
+from aiopool._backends.parcels import can_pickle, encode, pack_argument, pack_function
 from aiopool._core.estimate import Estimate
 from aiopool._core.options import Settings
 from aiopool._core.workload import Batch, Workload

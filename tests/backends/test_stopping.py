@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ ENDLESS = 10**12
 
 
 async def test_timeout_runs_the_cleanup(start_method, gate, tmp_path):
-    """A timeout interrupts sleeping Python code, whose finally clause runs, and spares the worker."""
+    """A timeout runs the finally clause of a call that waits and spares its worker."""
     cleaned = tmp_path / "cleaned"
     async with aiopool.Pool(1, mp_context=start_method, grace_period=20) as pool:
         worker = await pool.run(jobs.pid)
@@ -180,8 +181,7 @@ async def test_retry_after_timeout(tmp_path):
 
 def _slow_at_first(journal_path):
     jobs.record(journal_path, "x")
-    with open(journal_path) as journal:
-        executions = len(journal.read().split())
+    executions = len(Path(journal_path).read_text().split())
     if executions < 3:
         time.sleep(LONG)
     return executions

@@ -25,7 +25,7 @@ SOON = 0.003  # what a timer may be late by, as timers are not set closer than a
 
 
 class Clock:
-    """Time that moves when told, and the timers that come due on the way: a loop as Watch sees it."""
+    """Time that moves when told, and the timers that come due on the way."""
 
     def __init__(self):
         self.now = 1_000.0

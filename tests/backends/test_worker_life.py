@@ -53,9 +53,7 @@ async def test_initializer_that_fails(initializer, word, start_method, tmp_path)
 async def test_initializer_that_fails_once(tmp_path):
     """A pool whose first worker could not be set up tries again for later calls."""
     journal = str(tmp_path / "journal")
-    async with aiopool.Pool(
-        1, initializer=deeds.set_up_failing_once, initargs=(journal,)
-    ) as pool:
+    async with aiopool.Pool(1, initializer=deeds.set_up_failing_once, initargs=(journal,)) as pool:
         with pytest.raises(aiopool.WorkerCrashed):
             await pool.run(jobs.add, 1, 2)
         assert await asyncio.wait_for(pool.run(jobs.add, 1, 2), 20) == 3
@@ -84,7 +82,7 @@ async def test_max_tasks_per_worker_loses_nothing():
 
 
 async def test_max_worker_memory():
-    """A worker that holds more than it may is replaced after its call, one that does not is kept."""
+    """A worker that holds more memory than it may is replaced after its call."""
     async with aiopool.Pool(1, max_worker_memory=400 << 20) as pool:
         worker = await pool.run(jobs.pid)
         assert await pool.run(deeds.hold, 1 << 20) == worker
@@ -120,7 +118,7 @@ async def test_closing_descriptors(start_method, company):
 
 
 async def test_garbage_in_the_sockets(start_method, company, tmp_path):
-    """A call that writes to descriptors that are not its own costs itself at most, and runs once."""
+    """A call that writes to descriptors not its own harms itself at most, and runs once."""
     journal = tmp_path / "journal"
     async with aiopool.Pool(3, mp_context=start_method) as pool:
         innocents = company(pool)
@@ -151,7 +149,8 @@ def _garbage_then_gate(*paths):
 async def test_fork():
     """Workers are forked where that is asked for, and die alone there, too."""
     async with aiopool.Pool(2, mp_context="fork") as pool:
-        assert await pool.map(jobs.square, range(50)) == [n * n for n in range(50)]
+        squares = await asyncio.wait_for(pool.map(jobs.square, range(50)), 20)
+        assert squares == [n * n for n in range(50)]
         with pytest.raises(aiopool.WorkerCrashed):
             await pool.run(jobs.exit_with, 3)
         assert await pool.run(jobs.add, 1, 2) == 3

@@ -241,6 +241,7 @@ def test_a_dropped_workload_starts_nothing(narrow):
     venue.drop(job)
     end()
     venue.wake(job)
+    assert [each.name for each in venue.queue] == ["b"]
     assert run_all(venue) == ["b"]
 
 
@@ -535,9 +536,9 @@ def test_what_is_sent_ahead_is_bounded():
         venue.wake(single("s", cost=SHORT))
     [sent] = send(venue)
     assert len(sent.split()) == pytest.approx(QUANTUM / 2 / SHORT, abs=1)
-    maps = laned(1, many("m", 1000, known=False, cost=SHORT), many("n", 1000, cost=SHORT))
-    send(maps)
-    assert maps.slots[0].outstanding <= QUANTUM * (1 + 1e-9)
+    behind = laned(1, single("s", cost=40 * SHORT), many("m", known=False, cost=SHORT))
+    assert send(behind)[0].startswith("s*1 m*")
+    assert behind.slots[0].outstanding == pytest.approx(QUANTUM, abs=2 * SHORT)
 
 
 def test_nothing_is_sent_ahead_to_a_slot_that_is_late():
@@ -645,7 +646,7 @@ def test_calls_sent_ahead_are_due_one_after_the_other():
     assert venue.slots[0].due == pytest.approx(5.0 + 3 * SHORT)
 
 
-@pytest.mark.parametrize(("known", "enough", "counted_up"), [(1, 9, 4), (1, 3, 3), (0, 9, 9)])
+@pytest.mark.parametrize(("known", "enough", "counted_up"), [(1, 9, 4), (1, 2, 2), (0, 9, 9)])
 def test_the_backlog_is_counted_up_to_enough(known, enough, counted_up):
     """The backlog is the number of queued calls as far as it matters, unknown being enough."""
     venue = laned(0, many("m", 3, known=bool(known)), single())

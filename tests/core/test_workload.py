@@ -170,6 +170,10 @@ def test_remaining_counts_what_was_put_back(known):
     assert job.remaining() == (5 if known else None)
     job.take(1)
     assert job.remaining() == (4 if known else None)
+    job.take(1)
+    job.put_back(job.take(3))
+    job.take(2)
+    assert job.remaining() == (1 if known else None)
 
 
 @pytest.mark.parametrize(("known", "more"), [(True, False), (False, True)])
@@ -227,6 +231,15 @@ def test_probing_asks_the_source_once():
     job.probe()
     job.probe()
     assert source.asked == [1]
+
+
+def test_probing_leaves_what_waits_as_it_is():
+    """Calls that were put back are not touched by a probe."""
+    job = workload(Items(5))
+    batch = job.take(3)
+    job.put_back(batch)
+    job.probe()
+    assert job.take(9) is batch
 
 
 def test_probing_keeps_the_turn():
@@ -317,6 +330,7 @@ def test_a_deadline_counts_from_the_start():
 
 changes = st.lists(
     st.tuples(st.sampled_from(["take", "put_back", "rest", "wake", "probe"]), st.integers(1, 4)),
+    min_size=10,
     max_size=40,
 )
 

@@ -139,6 +139,8 @@ async def ended(task):
     """Wait for a task or handle to be done, without raising what it ended with."""
     await asyncio.wait([task], timeout=PATIENCE)
     assert task.done(), f"still not done: {task!r}"
+    if not task.cancelled():
+        task.exception()  # seen: asyncio shall not complain that nobody looked
     return task
 
 

@@ -153,7 +153,7 @@ def test_buffers_are_measured_in_bytes():
     assert feed(Decoder(), on_the_wire([(1, b"", [wide])])) == [(1, b"", [filled(80, 1)])]
 
 
-@pytest.mark.parametrize("count", [1_000, 32_764, 32_765, MOST_BUFFERS])
+@pytest.mark.parametrize("count", [1_000, MOST_BUFFERS - 1, MOST_BUFFERS])
 def test_many_buffers(count):
     """As many buffers as are allowed cross in one frame."""
     frame = (1, b"body", [b"x"] * count)
@@ -162,7 +162,7 @@ def test_many_buffers(count):
 
 def test_many_buffers_in_small_pieces():
     """A table of lengths that comes in pieces is waited for."""
-    frame = (1, b"body", [b"ab", b""] * 10_000)
+    frame = (1, b"body", [b"ab", b""] * (MOST_BUFFERS // 2))
     data = on_the_wire([(2, filled(SCRATCH // 2 - 20, 3), []), frame])
     assert feed(Decoder(), data, [5_000] * 100)[1] == frame
 

@@ -199,7 +199,11 @@ def test_arrays_are_not_copied():
 def test_arrays_in_cloudpickled_things_go_beside_too():
     """A closure over an array sends it out of band, once."""
     array = np.arange(10_000)
-    packed = pack(lambda: array.sum())
+
+    def total():
+        return array.sum()
+
+    packed = pack(total)
     data, buffers = packed
     assert memoryview(data).nbytes < array.nbytes
     assert sum(memoryview(buffer).nbytes for buffer in buffers) == array.nbytes
@@ -226,12 +230,31 @@ def test_seal_keeps_large_pickles_beside_the_envelope():
 
 def test_seal_gives_plain_bytes():
     """The buffers of an envelope are one-dimensional and counted in bytes."""
-    _, buffers = seal(pack(np.arange(12.0).reshape(3, 4)))
-    assert [(buffer.ndim, buffer.itemsize, len(buffer)) for buffer in buffers] == [(1, 1, 96)]
+    _, buffers = seal(pack(np.zeros((30, 40, 50))))
+    assert [(buffer.ndim, buffer.itemsize, len(buffer)) for buffer in buffers] == [(1, 1, 480_000)]
+
+
+def test_more_large_arrays_than_go_beside():
+    """Arrays beyond the number that goes out of band cross too, in their places."""
+    arrays = [np.full(2_000, n) for n in range(3 * pickling.MOST_BUFFERS)]
+    packed = pack(arrays)
+    assert len(packed[1]) == pickling.MOST_BUFFERS
+    back = unpack(cross(packed))
+    assert [int(array[0]) for array in back] == list(range(len(arrays)))
+    for array in back:
+        array[:] = 0
+
+
+def test_what_goes_in_band_is_a_copy():
+    """A small array is what it was when it was packed, whatever happens to it afterwards."""
+    array = np.arange(3)
+    packed = pack(array)
+    array[:] = 0
+    assert unpack(packed).tolist() == [0, 1, 2]
 
 
 def test_very_many_arrays():
-    """More arrays than a frame can hold buffers beside it still cross."""
+    """More arrays than a frame can hold buffers still cross in one."""
     back = there_and_back([np.full(1, i) for i in range(70_000)])
     assert [int(array[0]) for array in back] == list(range(70_000))
 

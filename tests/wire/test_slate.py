@@ -26,7 +26,7 @@ def pair():
 
 
 def descriptors():
-    return sorted(os.listdir("/proc/self/fd"), key=int)
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 def test_words_are_shared(pair):
