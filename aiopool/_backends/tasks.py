@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -40,15 +41,37 @@ def current_seat() -> Seat | None:
 class Seat:
     """A running call's place on the event loop."""
 
-    __slots__ = ("_batch", "_lent", "_venue", "_waiter", "client", "taken")
+    __slots__ = (
+        "_lent",
+        "_venue",
+        "_waiter",
+        "asked",
+        "batch",
+        "client",
+        "reason",
+        "taken",
+        "task",
+        "timer",
+    )
 
     def __init__(self, client: Client, venue: CountedVenue, batch: Batch) -> None:
         self.client = client
+        self.batch = batch
         self.taken = True  # until the call has ended
+        self.task: asyncio.Task[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None  # of the call's timeout
+        self.asked = False  # whether it was cancelled by the pool
+        self.reason: Exception | None = None  # and why, None if somebody asked for it
         self._venue = venue
-        self._batch = batch
         self._lent = 0  # how many waits it is lent for
         self._waiter: asyncio.Future[None] | None = None  # set while it waits for a place again
+
+    def cancel(self, reason: Exception | None) -> None:
+        """Cancel the call; it ends with ``reason``, or cancelled."""
+        if not self.asked:
+            self.asked, self.reason = True, reason
+        if self.task is not None:
+            self.task.cancel()
 
     def wait(self, waiting: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
         """Wait for the pool with the place lent; for use in ``__await__``."""
@@ -85,7 +108,7 @@ class Seat:
         if self._lent > 1 or not self.taken or self._venue.running < self._venue.capacity:
             self._take_back()
             return
-        origin = self._batch.workload
+        origin = self.batch.workload
         turn = Workload(
             self,
             origin.settings,
@@ -124,9 +147,7 @@ class TaskBackend:
         self._client = client
         self._venue = venue
         self._loop = loop
-        self._running: dict[asyncio.Task[Any], tuple[Batch, Seat]] = {}
-        self._reasons: dict[asyncio.Task[Any], Exception | None] = {}  # why it was cancelled
-        self._timers: dict[asyncio.Task[Any], asyncio.TimerHandle] = {}
+        self._seats: dict[Workload, set[Seat]] = {}  # of the calls that run
 
     def assign(self, now: float) -> None:
         """Start what is to start now."""
@@ -139,19 +160,17 @@ class TaskBackend:
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Cancel the running calls of a workload; they end with ``error`` or as stopped."""
-        for task, (batch, _) in list(self._running.items()):
-            if batch.workload is workload:
-                self._cancel(task, error)
+        for seat in list(self._seats.get(workload, ())):
+            seat.cancel(error)
 
     def forsake(self) -> list[asyncio.Task[Any]]:
         """Take running calls that ignore their cancellation for stopped."""
-        ignorant = list(self._running)
-        for task in ignorant:
-            task.remove_done_callback(self._done)
-            batch, _ = self._leave(task)
-            self._client.stopped(batch, started=True)
-            self._client.settled(batch)
-        return ignorant
+        ignorant = [seat for seats in self._seats.values() for seat in seats]
+        for seat in ignorant:
+            self._leave(seat)
+            self._client.stopped(seat.batch, started=True)
+            self._client.settled(seat.batch)
+        return [seat.task for seat in ignorant if seat.task is not None]
 
     def _start(self, batch: Batch) -> None:
         workload = batch.workload
@@ -168,55 +187,53 @@ class TaskBackend:
             self._client.failed(batch, error, 0.0, None)
             self._client.settled(batch)
             return
-        self._running[task] = batch, seat
+        seat.task = task
+        seats = self._seats.get(workload)
+        if seats is None:
+            self._seats[workload] = {seat}
+        else:
+            seats.add(seat)
         timeout = workload.settings.timeout
         if timeout is not None:
-            self._timers[task] = self._loop.call_later(timeout, self._expire, task, timeout)
-        task.add_done_callback(self._done)
+            late = TaskTimeout(workload.name, timeout)
+            seat.timer = self._loop.call_later(timeout, seat.cancel, late)
+        task.add_done_callback(partial(self._done, seat))
 
-    def _expire(self, task: asyncio.Task[Any], timeout: float) -> None:
-        batch, _ = self._running[task]
-        self._cancel(task, TaskTimeout(batch.workload.name, timeout))
-
-    def _cancel(self, task: asyncio.Task[Any], error: Exception | None) -> None:
-        self._reasons.setdefault(task, error)
-        task.cancel()
-
-    def _leave(self, task: asyncio.Task[Any]) -> tuple[Batch, Seat]:
-        """A task has ended, or is taken to have."""
-        batch, seat = self._running.pop(task)
+    def _leave(self, seat: Seat) -> None:
+        """A call has ended, or is taken to have."""
         seat.taken = False
-        timer = self._timers.pop(task, None)
-        if timer is not None:
-            timer.cancel()
-        return batch, seat
+        if seat.timer is not None:
+            seat.timer.cancel()
+        workload = seat.batch.workload
+        seats = self._seats[workload]
+        seats.discard(seat)
+        if not seats:
+            del self._seats[workload]
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        batch, _ = self._leave(task)
+    def _done(self, seat: Seat, task: asyncio.Task[Any]) -> None:
+        if not seat.taken:  # forsaken before
+            return
+        self._leave(seat)
+        batch, client = seat.batch, self._client
         seconds = monotonic() - batch.started
-        client = self._client
         if task.cancelled():
-            self._cancelled(task, batch, seconds)
+            self._cancelled(seat, seconds)
         elif (error := task.exception()) is None:
             client.succeeded(batch, (task.result(),), seconds, None)
         else:
             client.failed(batch, harmless(error), seconds, None)
-        self._reasons.pop(task, None)
         client.settled(batch)
         client.changed()
 
-    def _cancelled(self, task: asyncio.Task[Any], batch: Batch, seconds: float) -> None:
-        """It ended by cancellation: ours, as asked or for the time it took, or its own."""
-        if task not in self._reasons:
-            error: Exception | None = RemoteError(
-                "asyncio.CancelledError", "the call cancelled itself", ""
-            )
-        else:
-            error = self._reasons[task]
+    def _cancelled(self, seat: Seat, seconds: float) -> None:
+        """It ended by cancellation: as asked, or for the time it took, or by its own doing."""
+        if seat.asked and seat.reason is None:
+            self._client.stopped(seat.batch, started=True)
+            return
+        error = seat.reason
         if error is None:
-            self._client.stopped(batch, started=True)
-        else:
-            self._client.failed(batch, error, seconds, None)
+            error = RemoteError("asyncio.CancelledError", "the call cancelled itself", "")
+        self._client.failed(seat.batch, error, seconds, None)
 
 
 async def _awaiting(awaitable: Any, name: str) -> Any:  # noqa: ANN401 - whatever the call returns

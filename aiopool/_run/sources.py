@@ -15,6 +15,8 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
+from aiopool._run.ticket import Ticket
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -168,7 +170,10 @@ class FedInput:
         """Stop pulling and close the async iterables; returns when that is done."""
         self._ahead.clear()
         self._feeder.cancel()
-        await asyncio.wait([self._feeder])
+        if not self._feeder.done():
+            closed: Ticket[None] = Ticket(self._loop)
+            self._feeder.add_done_callback(lambda _: closed.conclude(None))
+            await closed
 
     async def _feed(self, iterables: Sequence[Items]) -> None:
         rows = _rows(iterables)

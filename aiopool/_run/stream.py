@@ -185,14 +185,16 @@ class Flow:
 
     async def close(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
-        if not self.concluded:
-            ended: Ticket[None] = Ticket(self._engine.loop)
-            self._on_end = lambda: ended.conclude(None)
-            self.stop()
-            await ended
-        self._ready.clear()
-        self._early.clear()
-        await self.input.aclose()
+        try:
+            if not self.concluded:
+                ended: Ticket[None] = Ticket(self._engine.loop)
+                self._on_end = lambda: ended.conclude(None)
+                self.stop()
+                await ended
+        finally:
+            self._ready.clear()
+            self._early.clear()
+            await self.input.aclose()
 
     def stop(self) -> None:
         """Cancel what is left."""

@@ -50,7 +50,13 @@ class TaskGroup(asyncio.TaskGroup):
         Options and errors are those of ``pool.submit``.
         """
         handle = self._start(fn, args, options)
-        self.create_task(_watch(handle), name=handle.name)
+        watching = _watch(handle)
+        try:
+            self.create_task(watching, name=handle.name)
+        except RuntimeError:  # the group takes no more children
+            watching.close()
+            handle.cancel()
+            raise
         return handle
 
 

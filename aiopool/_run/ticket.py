@@ -24,21 +24,25 @@ T = TypeVar("T")
 class Ticket(asyncio.Future[T], Generic[T]):
     """The result of work that a pool does."""
 
-    __slots__ = ("_requested", "_stop")
+    __slots__ = ("_message", "_requested", "_stop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._stop: Callable[[], None] | None = None  # asks the work to stop
+        self._message: Any = None
         self._requested = False  # whether it was asked; it then ends cancelled, come what may
 
-    def cancel(self, msg: Any = None) -> bool:  # noqa: ANN401, ARG002 - asyncio's signature
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ANN401 - asyncio's signature
         """Ask the work to stop; False if it is done already.
 
         The future is cancelled once the work has stopped: a running call in a process is
-        interrupted, and its process killed after the grace period.
+        interrupted, and its process killed after the grace period. ``msg`` is kept for the
+        ``CancelledError``: anyio knows its own cancellations by it. One without a message wins.
         """
         if self.done():
             return False
+        if not self._requested or msg is None:
+            self._message = msg
         self._requested = True
         self._ask()
         return True
@@ -69,7 +73,7 @@ class Ticket(asyncio.Future[T], Generic[T]):
     def conclude_stopped(self) -> None:
         """The work has stopped as asked."""
         self._stop = None
-        super().cancel()
+        super().cancel(self._message)
 
     def add_done_callback(
         self, fn: Callable[[Ticket[T]], object], /, *, context: Context | None = None

@@ -55,6 +55,10 @@ class Interrupted(BaseException):
     """Raised inside a call that is to stop; its ``finally`` clauses run."""
 
 
+class Spoilt(Exception):
+    """An interrupt has left this process in a state that later calls would suffer from."""
+
+
 @final
 class Worker:
     """One process's side of a lane."""
@@ -74,9 +78,12 @@ class Worker:
     def run(self) -> None:
         """Serve until the parent closes its end."""
         decoder = Decoder()
-        while count := self._sock.recv_into(decoder.get_buffer()):
-            for frame in decoder.received(count):
-                self._perform(frame)
+        try:
+            while count := self._sock.recv_into(decoder.get_buffer()):
+                for frame in decoder.received(count):
+                    self._perform(frame)
+        except Spoilt:
+            return
 
     def on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         """Signal handler: stop the call the parent means, else hand in what is finished.
@@ -174,6 +181,9 @@ class Worker:
         self._segments.append((seq, 1, now - then, kind, payload))
         self._last = seq
         self._mark = now
+        if kind == INTERRUPTED and payload:
+            self._flush(now)
+            raise Spoilt
 
     def _close_run(self, now: int) -> None:
         """Make a segment of the scalar results, the last of which was there at ``now``."""
@@ -234,8 +244,18 @@ def _can_pickle(obj: object) -> bool:
 def _failure(error: BaseException) -> tuple[int, Any]:
     """How a call that raised ended."""
     if isinstance(error, Interrupted):
-        return INTERRUPTED, None
+        return INTERRUPTED, _broke_an_import(error)
     return ERROR, encode_failure(error, dumps, loads)
+
+
+def _broke_an_import(error: BaseException) -> bool:
+    """Whether it was raised while a module was being imported, which few survive half done."""
+    frames = error.__traceback__
+    while frames is not None:
+        if "importlib._bootstrap" in frames.tb_frame.f_code.co_filename:
+            return True
+        frames = frames.tb_next
+    return False
 
 
 def _resident() -> int:

@@ -14,19 +14,23 @@ from aiopool._core.estimate import Estimate
 from aiopool._core.options import Settings
 from aiopool._core.workload import Batch, Workload
 
-JOB = Workload(None, Settings(), name="job", venue="", sink=None, now=0.0, cost=Estimate())
+def workload(*, exact=False):
+    return Workload(
+        None, Settings(), name="", venue="", sink=None, now=0.0, cost=Estimate(), exact=exact
+    )
 
 
-def batch(count, first=0):
+def batch(count, first=0, *, exact=False):
     """A batch of calls that are numbered from `first` in their input."""
-    return Batch(JOB, range(first, first + count), list(range(first, first + count)))
+    indices = range(first, first + count)
+    return Batch(workload(exact=exact), indices, list(indices))
 
 
-def loaded(*sizes):
+def loaded(*sizes, exact=False):
     """Flights of batches of these sizes; a call's place in the input is its number less one."""
     flights = Flights()
     for size in sizes:
-        flights.add(batch(size, flights.next - 1))
+        flights.add(batch(size, flights.next - 1, exact=exact))
     return flights
 
 
@@ -72,7 +76,7 @@ def test_no_number_is_used_twice():
 def test_a_flight_knows_its_estimate():
     """A flight keeps what one of its calls was estimated at when it was sent."""
     flights = Flights()
-    job = Workload(None, Settings(), name="", venue="", sink=None, now=0.0, cost=Estimate())
+    job = workload()
     unknown = flights.add(Batch(job, (0,), "a"))
     job.cost.seconds = 0.5
     known = flights.add(Batch(job, (1, 2), "bc"))
@@ -88,7 +92,8 @@ def test_no_flights():
     assert flights.find(0) is None
     assert flights.find(1) is None
     assert list(flights.sweep()) == cut(flights, 0) == []
-    assert flights.purge() == flights.abandon(None) == []
+    assert flights.purge() == []
+    assert flights.abandon(0, 0) == ([], [])
     assert not flights.unstarted(0)
 
 
@@ -206,25 +211,30 @@ def test_a_cut_flight_is_swept_when_the_rest_has_settled():
 
 
 @pytest.mark.parametrize(
-    ("guilty", "left"),
+    ("exact", "started", "finished", "lost", "left"),
     [
-        (None, [[2], [3], [4, 5, 6]]),
-        (2, [[3], [4, 5, 6]]),
-        (3, [[2], [4, 5, 6]]),
-        (4, [[2], [3], [5, 6]]),
-        (5, [[2], [3], [4], [6]]),
-        (6, [[2], [3], [4, 5]]),
+        (False, 0, 0, [], [[2], [3], [4, 5, 6]]),
+        (False, 2, 1, [2], [[3], [4, 5, 6]]),
+        (False, 5, 1, [5], [[2], [3], [4], [6]]),
+        (False, 5, 3, [2, 3, 5], [[4], [6]]),
+        (False, 5, 5, [2, 3, 4, 5], [[6]]),
+        (False, 6, 5, [2, 3, 4, 5, 6], []),
+        (True, 0, 0, [], [[2], [3], [4, 5, 6]]),
+        (True, 2, 1, [2], [[3], [4, 5, 6]]),
+        (True, 5, 1, [2, 3, 4, 5], [[6]]),
+        (True, 5, 5, [2, 3, 4, 5], [[6]]),
     ],
 )
-def test_a_dead_worker_gives_up_all_but_the_guilty_call(guilty, left):
-    """All unsettled calls but the guilty one are abandoned, in flights of consecutive calls."""
-    flights = loaded(2, 1, 3)
+def test_a_dead_worker_loses_what_it_may_not_run_again(exact, started, finished, lost, left):
+    """Lost are the running call, those whose results were sent, and exact ones that ran."""
+    flights = loaded(2, 1, 3, exact=exact)
     settle(flights, 1)
-    call = None if guilty is None else flights.find(guilty)
-    assert all_numbers(flights.abandon(call)) == left
-    assert flights.abandon(None) == []
+    gone, others = flights.abandon(started, finished)
+    assert [call.seq for call in gone] == lost
+    assert [list(call.alone().indices) for call in gone] == [[seq - 1] for seq in lost]
+    assert all_numbers(others) == left
+    assert flights.abandon(started, finished) == ([], [])
     assert all_numbers(flights.sweep()) == [[1, 2], [3], [4, 5, 6]]
-    assert guilty is None or list(call.alone().indices) == [guilty - 1]
 
 
 # --- what is waiting ------------------------------------------------------------------------
@@ -251,15 +261,16 @@ class Lane(RuleBasedStateMachine):
         super().__init__()
         self.flights = Flights()
         self.waiting = []  # numbers of unsettled calls
+        self.exact = set()  # numbers of calls that never run twice
         self.told = []
         self.landed = 0
         self.sent = 0
-        self.started = 0
 
-    @rule(size=st.integers(1, 5))
-    def send(self, size):
-        flight = self.flights.add(batch(size, self.flights.next - 1))
+    @rule(size=st.integers(1, 5), exact=st.booleans())
+    def send(self, size, exact):
+        flight = self.flights.add(batch(size, self.flights.next - 1, exact=exact))
         self.waiting += numbers(flight)
+        self.exact.update(numbers(flight) if exact else ())
         self.sent += 1
 
     @precondition(lambda self: self.waiting)
@@ -290,14 +301,20 @@ class Lane(RuleBasedStateMachine):
             assert self.flights.unstarted(self.waiting[-1] - 1)
             assert not self.flights.unstarted(self.waiting[-1])
 
-    @rule(place=st.integers(0, 20))
-    def die(self, place):
-        """The worker dies, perhaps while executing a call; another one starts empty."""
-        guilty = self.waiting[place] if place < len(self.waiting) else None
-        call = None if guilty is None else self.flights.find(guilty)
-        left = [each for flight in self.flights.abandon(call) for each in numbers(flight)]
-        assert left == sorted(left)
-        self.account(left + ([call.alone().indices[0] + 1] if call else []))
+    @rule(reached=st.integers(0, 9), unsent=st.integers(0, 5))
+    def die(self, reached, unsent):
+        """The worker dies somewhere on its way; another one starts empty."""
+        finished = min([*self.waiting, self.flights.next]) - 1 + reached
+        started = finished + unsent
+        lost, left = self.flights.abandon(started, finished)
+        again = [number for flight in left for number in numbers(flight)]
+        assert again == sorted(again)
+        assert [call.seq for call in lost] == [
+            seq
+            for seq in self.waiting
+            if seq <= finished or seq == started or (seq < started and seq in self.exact)
+        ]
+        self.account([call.alone().indices[0] + 1 for call in lost] + again)
         assert not self.waiting
 
     @rule()
