@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, final
 
@@ -77,9 +76,13 @@ class Fleet:
 
     def assign(self, now: float) -> None:
         """Send what is to be sent now, and start workers for what is left."""
-        outgoing: defaultdict[Slot, list[Parcel]] = defaultdict(list)
+        outgoing: dict[Slot, list[Parcel]] = {}
         for slot, batch in self._venue.assign(now):
-            self._load(slot, batch, outgoing)
+            parcels = self._load(slot, batch)
+            if slot in outgoing:
+                outgoing[slot] += parcels
+            else:
+                outgoing[slot] = parcels
         for slot, parcels in outgoing.items():
             self._lanes[slot].send(parcels)
         if len(self._venue.queue):
@@ -132,9 +135,11 @@ class Fleet:
             self._open_lane()
         self._client.changed()
 
-    def _load(self, slot: Slot, batch: Batch, outgoing: dict[Slot, list[Parcel]]) -> None:
+    def _load(self, slot: Slot, batch: Batch) -> list[Parcel]:
         """Encode a batch for its worker; what cannot go fails, what is too much waits."""
         parcels, refused, rest = encode(batch)
+        if len(parcels) == 1 and not refused and rest is None:
+            return parcels
         batch.workload.running += max(len(parcels), 1) - 1
         unsent = len(refused) + (len(rest) if rest else 0)
         self._venue.unload(slot, unsent, batch.workload.cost.seconds or 0.0)
@@ -142,10 +147,9 @@ class Fleet:
             self._client.failed(call.batch, call.error, 0.0, None)
         if rest:
             self._client.returned(rest)
-        if parcels:
-            outgoing[slot].extend(parcels)
-        else:
+        if not parcels:
             self._client.settled(batch)
+        return parcels
 
     def _grow(self) -> None:
         """Start as many workers as the queued calls could keep busy."""

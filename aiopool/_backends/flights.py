@@ -30,7 +30,7 @@ class Flight:
     @property
     def stop(self) -> int:
         """The number after its last call."""
-        return self.first + len(self.batch)
+        return self.first + len(self.batch.items)
 
     def piece(self, start: int, stop: int) -> Flight:
         """Some of its calls as a flight of their own."""
@@ -68,7 +68,7 @@ class Flights:
     def add(self, batch: Batch) -> Flight:
         """Number the calls of a batch that is sent now."""
         flight = Flight(batch, self.next, batch.workload.cost.seconds or 0.0)
-        self.next += len(batch)
+        self.next += len(batch.items)
         self._queue.append(flight)
         return flight
 
@@ -86,7 +86,7 @@ class Flights:
     def sweep(self) -> Iterator[Flight]:
         """Remove the oldest flights as far as all of their calls are settled."""
         queue = self._queue
-        while queue and queue[0].settled >= len(queue[0].batch):
+        while queue and queue[0].settled >= len(queue[0].batch.items):
             yield queue.popleft()
 
     def cut(self, seq: int, stop: int) -> list[Flight]:

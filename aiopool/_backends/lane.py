@@ -128,8 +128,11 @@ class Lane:
 
     def send(self, parcels: list[Parcel]) -> None:
         """Send batches that were encoded for this worker."""
-        for start in range(0, len(parcels), _GROUPS):
-            self._send(parcels[start : start + _GROUPS])
+        if len(parcels) <= _GROUPS:
+            self._send(parcels)
+        else:
+            for start in range(0, len(parcels), _GROUPS):
+                self._send(parcels[start : start + _GROUPS])
         self._watch.arm()
 
     def _send(self, parcels: list[Parcel]) -> None:
@@ -173,7 +176,8 @@ class Lane:
 
     def batch_received(self) -> None:
         """The messages that came together have been dealt with."""
-        self._land()
+        if not self._flights:
+            self._land()
         self._client.changed()
         self._watch.arm()
 
@@ -223,7 +227,7 @@ class Lane:
         call = self._flights.find(first)
         if call is None:
             return  # taken back before
-        count = min(count, len(call.flight.batch) - call.place)
+        count = min(count, len(call.flight.batch.items) - call.place)
         batch = self._settle(call, count)
         seconds = spent / 1e9
         if kind not in (SKIPPED, INTERRUPTED):
@@ -237,8 +241,10 @@ class Lane:
         else:
             self._unfinished(batch, first, stopped=kind == INTERRUPTED)
         self._watch.forget(first, count)
-        for flight in self._flights.sweep():
-            self._client.settled(flight.batch)
+        flight = call.flight
+        if flight.settled >= len(flight.batch.items):
+            for flight in self._flights.sweep():
+                self._client.settled(flight.batch)
 
     def _value(self, batch: Batch, payload: Any, seconds: float) -> None:  # noqa: ANN401
         try:
@@ -264,6 +270,8 @@ class Lane:
         flight = call.flight
         self._flights.settle(call, count)
         self._venue.progress(self.slot, count, count * flight.seconds)
+        if count == len(flight.batch.items):
+            return flight.batch
         return flight.batch.part(call.place, call.place + count)
 
     def _taken_back(self, cut: list[Flight]) -> None:

@@ -77,13 +77,16 @@ class Watch:
 
     def arm(self) -> None:
         """See to it that a look is taken in time for what is with the worker now."""
-        flights = self._flights
-        if not flights:
-            return
-        now = monotonic()
-        shortest = min((f.batch.workload.settings.timeout or inf for f in flights), default=inf)
-        late = max(self._slot.due - now, 0) + _PATIENCE if self._slot.load > 1 else inf
-        self._look_by(now + min(shortest, late), now)
+        shortest = inf
+        for flight in self._flights:
+            timeout = flight.batch.workload.settings.timeout
+            if timeout is not None and timeout < shortest:
+                shortest = timeout
+        several = self._slot.load > 1
+        if several or shortest < inf:
+            now = monotonic()
+            late = max(self._slot.due - now, 0) + _PATIENCE if several else inf
+            self._look_by(now + min(shortest, late), now)
 
     def look(self) -> None:
         """Do what is due now and arrange for the next look."""

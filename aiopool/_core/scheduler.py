@@ -50,6 +50,11 @@ class Venue:
         self.queue = TurnQueue(aging)
         self.population = 0  # workloads that are not concluded
 
+    @property
+    def idle(self) -> bool:
+        """Whether a call could start at once in a place that has nothing else to do."""
+        return False
+
     def wake(self, workload: Workload) -> None:
         """Queue a workload that has, or may have, something to start."""
         if workload.entry is None and not workload.stopped and self._has_room(workload):
@@ -157,6 +162,14 @@ class LanedVenue(Venue):
         super().__init__(aging)
         self.slots: list[Slot] = []
 
+    @property
+    def idle(self) -> bool:
+        """Whether a worker waits for work."""
+        for slot in self.slots:  # noqa: SIM110 - at every submission, and half the time of any()
+            if slot.open and not slot.load:
+                return True
+        return False
+
     def assign(self, now: float) -> Iterator[tuple[Slot, Batch]]:
         """The batches to send now, and where."""
         while True:
@@ -174,7 +187,8 @@ class LanedVenue(Venue):
     def progress(self, slot: Slot, count: int, seconds: float) -> None:
         """``count`` calls, estimated at ``seconds``, have left a slot."""
         slot.load -= count
-        slot.outstanding = max(0.0, slot.outstanding - seconds) if slot.load else 0.0
+        left = slot.outstanding - seconds
+        slot.outstanding = left if slot.load and left > 0 else 0.0
 
     def unload(self, slot: Slot, count: int, each: float) -> None:
         """``count`` calls, estimated at ``each`` seconds, were not started by a slot after all."""
@@ -209,21 +223,25 @@ class LanedVenue(Venue):
 
     def _fit(self, workload: Workload, slot: Slot) -> int:
         """How many calls make up the slot's share of what is left, in time."""
-        budget = QUANTUM - slot.outstanding
         left = workload.remaining()
-        if left is not None and workload.cost.seconds is not None:
-            share = left * workload.cost.seconds / (2 * max(1, len(self.slots)))
+        cost = workload.cost.seconds
+        if left == 1 or cost is None:
+            return 1
+        budget = QUANTUM - slot.outstanding
+        if left is not None:
+            share = left * cost / (2 * max(1, len(self.slots)))
             budget = min(budget, max(share, SMALLEST_SHARE))
         count = max(1, workload.cost.fit(budget))
         return count if slot.allowance is None else min(count, slot.allowance)
 
     def _occupy(self, slot: Slot, batch: Batch, now: float) -> None:
-        seconds = len(batch) * (batch.workload.cost.seconds or 0.0)
-        slot.due = (max(slot.due, now) if slot.load else now) + seconds
-        slot.load += len(batch)
+        size = len(batch.items)
+        seconds = size * (batch.workload.cost.seconds or 0.0)
+        slot.due = (slot.due if slot.load and slot.due > now else now) + seconds
+        slot.load += size
         slot.outstanding += seconds
         if slot.allowance is not None:
-            slot.allowance -= len(batch)
+            slot.allowance -= size
             slot.open = slot.allowance > 0
 
     def validate(self) -> None:

@@ -95,7 +95,10 @@ class Engine:
         venue = self.venues[workload.venue]
         venue.population += 1
         venue.wake(workload)
-        self.soon()
+        if venue.idle and not self._scheduled:
+            self.changed()  # nothing to gather with: a loop turn saved
+        else:
+            self.soon()
 
     def more(self, workload: Workload) -> None:
         """A workload's source has something to take again."""

@@ -14,6 +14,7 @@ from aiopool._core.estimate import Estimate
 from aiopool._core.options import Settings
 from aiopool._core.workload import Batch, Workload
 
+
 def workload(*, exact=False):
     return Workload(
         None, Settings(), name="", venue="", sink=None, now=0.0, cost=Estimate(), exact=exact
