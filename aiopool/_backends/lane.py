@@ -193,9 +193,9 @@ class Lane:
 
     def _start_ended(self, starting: asyncio.Task[None]) -> None:
         error = None if starting.cancelled() else starting.exception()
-        if self.state is not State.STARTING:
+        if self.state in (State.CLOSING, State.DEAD):
             self._process.kill()
-        elif starting.cancelled() or error is not None:
+        elif self.state is State.STARTING and (starting.cancelled() or error is not None):
             self._refusal = error if isinstance(error, Exception) else None
             self._end()
 
@@ -331,7 +331,10 @@ class Lane:
         self._client.changed()
         patience = 0.0 if failed_start or hurry else self._grace
         reaped = partial(self._reaped, lost, failed_start)
-        self._process.reap(patience, reaped)
+        if self._starting is None or self._starting.done():
+            self._process.reap(patience, reaped)
+        else:  # what it is making now has to be there to be let go
+            self._starting.add_done_callback(lambda _: self._process.reap(patience, reaped))
 
     def _reaped(self, lost: list[Call], failed_start: bool, exitcode: int | None) -> None:  # noqa: FBT001 - bound by _end
         pid = self.pid

@@ -95,15 +95,17 @@ class Closer:
 
     async def _close(self) -> None:
         self._backlog.refuse_all()
-        for workload in list(self._engine.live):
-            if isinstance(workload.sink, Flow):
-                workload.sink.cut()
+        flows = [each.sink for each in self._engine.live if isinstance(each.sink, Flow)]
+        for flow in flows:
+            flow.cut()
         await self._insist(self._engine.until_empty, self._short.wait)
         if self._engine.live:
             self._engine.stop_all()
             bound = partial(asyncio.sleep, self._grace + _MARGIN)
             await self._insist(self._engine.until_empty, bound)
             self._forsake_tasks()
+        for flow in flows:
+            await self._insist(flow.input.aclose)
         try:
             if self._fleet is not None:
                 await self._insist(self._fleet.close)

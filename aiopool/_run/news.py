@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from aiopool import events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from aiopool._core.workload import Batch
 
@@ -25,8 +26,7 @@ class News:
     __slots__ = ("_observers",)
 
     def __init__(self, observers: Iterable[Observer]) -> None:
-        self._observers = tuple(observers)
-        _check(self._observers)
+        self._observers = _checked(observers)
 
     def __bool__(self) -> bool:
         return bool(self._observers)
@@ -95,8 +95,13 @@ class News:
                 _log.exception("an observer of a pool raised; the event was %r", event)
 
 
-def _check(observers: Iterable[object]) -> None:
-    for observer in observers:
+def _checked(observers: object) -> tuple[Observer, ...]:
+    if not isinstance(observers, Iterable):
+        message = f"observers={observers!r}: must be a list of callables, such as [print]"
+        raise TypeError(message)
+    found = tuple(observers)
+    for observer in found:
         if not callable(observer):
             message = f"observers: {observer!r} cannot be called with an event"
             raise TypeError(message)
+    return found

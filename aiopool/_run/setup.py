@@ -224,8 +224,14 @@ def _context(value: BaseContext | str | None) -> BaseContext:
     return value
 
 
-def _initializer(call: object, args: tuple[Any, ...]) -> bytes | None:
+def _initializer(call: object, args: object) -> bytes | None:
+    if not isinstance(args, (tuple, list)):
+        message = f"initargs={shown(args)}: must be the tuple of the initializer's arguments"
+        raise TypeError(message)
     if call is None:
+        if args:
+            message = f"initargs={shown(args)}: there is no initializer to take them"
+            raise ValueError(message)
         return None
     if not callable(call):
         message = f"initializer={shown(call)}: must be a function"

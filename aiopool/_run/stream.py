@@ -73,6 +73,8 @@ class Flow:
         self._input_ended = False
         self._waiter: asyncio.Future[None] | None = None
         self.concluded = False
+        self.closed = False
+        self._closers: list[Ticket[None]] | None = None  # who waits while another closes
         self.cut_off = False  # by the pool's closing
         self._on_end: Callable[[], None] | None = None
         self.workload: Workload
@@ -185,6 +187,10 @@ class Flow:
 
     async def close(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
+        if self._closers is not None:
+            await self._closed_by_another(self._closers)
+            return
+        self._closers = []
         try:
             if not self.concluded:
                 ended: Ticket[None] = Ticket(self._engine.loop)
@@ -195,6 +201,15 @@ class Flow:
             self._ready.clear()
             self._early.clear()
             await self.input.aclose()
+            self.closed = True
+            for waiting in self._closers:
+                waiting.conclude(None)
+
+    async def _closed_by_another(self, closers: list[Ticket[None]]) -> None:
+        if not self.closed:
+            closed: Ticket[None] = Ticket(self._engine.loop)
+            closers.append(closed)
+            await closed
 
     def stop(self) -> None:
         """Cancel what is left."""
@@ -236,7 +251,7 @@ class Stream(Generic[T]):
         self._flow: Flow | None = None
         self._chunk: Chunk | None = None
         self._place = 0
-        self._closed = False
+        self._closed = self._taking = False
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -284,11 +299,10 @@ class Stream(Generic[T]):
 
     async def aclose(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
-        if not self._closed:
-            self._closed = True
-            self._chunk = None
-            if self._flow is not None:
-                await self._flow.close()
+        self._closed = True
+        self._chunk = None
+        if self._flow is not None:
+            await self._flow.close()
 
     def __del__(self) -> None:
         if self._flow is not None:
@@ -305,12 +319,18 @@ class Stream(Generic[T]):
     async def _next_chunk(self) -> Chunk:
         if self._closed:
             raise StopAsyncIteration
-        flow = self._flow or await self._open()
+        if self._taking:
+            message = "this stream is being iterated by another task already"
+            raise RuntimeError(message)
+        self._taking = True
         try:
+            flow = self._flow or await self._open()
             chunk = await flow.chunk()
         except BaseException:
             await self.aclose()
             raise
+        finally:
+            self._taking = False
         if chunk is None:
             await self.aclose()
             raise StopAsyncIteration

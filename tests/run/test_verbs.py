@@ -228,6 +228,19 @@ async def test_map_of_nothing(options):
         assert await pool.map(boom, iter(()), **options) == []
 
 
+async def test_map_of_nothing_in_processes(gate):
+    """map over an empty input waits for no worker, neither a new one nor a busy one."""
+    async with Pool(1) as pool:
+        assert await asyncio.wait_for(pool.map(jobs.inc, []), 10) == []
+        assert [x async for x in pool.stream(jobs.inc, [])] == []
+        handle = pool.submit(jobs.gate, *gate.paths)
+        await gate.entered()
+        for nothing in ([], iter(()), range(0)):
+            assert await asyncio.wait_for(pool.map(jobs.inc, nothing), 10) == []
+        gate.open()
+        await handle
+
+
 async def test_map_raises_the_first_failure_plain(shop):
     """The first final failure of a map comes out plain, after the other calls were stopped."""
     async with Pool() as pool:
