@@ -41,7 +41,7 @@ VALUE: Final = 1
 ERROR: Final = 2
 """Payload: the wire form of the failure of one call."""
 INTERRUPTED: Final = 3
-"""One call was stopped as asked. Payload: whether the worker ends now, being unfit for more."""
+"""One call was stopped as asked. No payload."""
 SKIPPED: Final = 4
 """These calls were not started, as asked. No payload."""
 

@@ -73,6 +73,7 @@ class Worker:
         self._last = 0  # the last call that ended
         self._mark = 0  # when the first of ``_values`` began
         self._struck = 0  # the last call an interrupt was raised in
+        self._spoilt = False  # by an interrupt at a bad moment
         self.current = 0  # the call that executes now
 
     def run(self) -> None:
@@ -152,7 +153,7 @@ class Worker:
                     self.current = 0
                 except BaseException as error:  # noqa: BLE001 - whatever a call raises
                     self.current = 0
-                    kind, value = _failure(error)
+                    kind, value = self._failure(error)
             except Interrupted:  # it struck between the two lines above
                 self.current = 0
                 kind, value = INTERRUPTED, None
@@ -175,13 +176,20 @@ class Worker:
             function = self._functions[number] = loads(function)
         return function  # type: ignore[no-any-return]
 
+    def _failure(self, error: BaseException) -> tuple[int, Any]:
+        """How a call that raised ended."""
+        if isinstance(error, Interrupted):
+            self._spoilt = _broke_an_import(error)
+            return INTERRUPTED, None
+        return ERROR, encode_failure(error, dumps, loads)
+
     def _add(self, seq: int, kind: int, payload: object, then: int, now: int) -> None:
         """Note how one call ended that has a segment of its own."""
         self._close_run(then)
         self._segments.append((seq, 1, now - then, kind, payload))
         self._last = seq
         self._mark = now
-        if kind == INTERRUPTED and payload:
+        if self._spoilt:
             self._flush(now)
             raise Spoilt
 
@@ -239,13 +247,6 @@ def _can_pickle(obj: object) -> bool:
     except Exception:  # noqa: BLE001 - that is the question
         return False
     return True
-
-
-def _failure(error: BaseException) -> tuple[int, Any]:
-    """How a call that raised ended."""
-    if isinstance(error, Interrupted):
-        return INTERRUPTED, _broke_an_import(error)
-    return ERROR, encode_failure(error, dumps, loads)
 
 
 def _broke_an_import(error: BaseException) -> bool:

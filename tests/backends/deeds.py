@@ -110,10 +110,13 @@ class DelKills:
 
 
 def swallow_interrupts(marker_path):
-    """Say it has begun and then let no exception end it."""
-    jobs.write_whole(marker_path, str(os.getpid()))
+    """Let no exception end it; once that is so, say that it has begun."""
+    said = False
     while True:
         try:
+            if not said:
+                jobs.write_whole(marker_path, str(os.getpid()))
+                said = True
             time.sleep(60)
         except BaseException:  # noqa: BLE001 - the deafness is the point
             continue
@@ -134,6 +137,12 @@ def say_then(marker_path, fn, *args):
     """Write this process's id to a file, then call."""
     jobs.write_whole(marker_path, str(os.getpid()))
     return fn(*args)
+
+
+def deaf_then(marker_path, fn, *args):
+    """Do as `say_then`, but let no interrupt come between the two."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    return say_then(marker_path, fn, *args)
 
 
 # --- initializers ---------------------------------------------------------------------------

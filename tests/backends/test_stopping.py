@@ -49,8 +49,8 @@ async def test_timeout_of_a_busy_loop(start_method):
 
 STUBBORN = {
     "swallows": (deeds.swallow_interrupts, ()),
-    "in C": (deeds.say_then, (jobs.spin_in_c, ENDLESS)),
-    "ignores signals": (deeds.say_then, (jobs.spin_ignoring_signals, LONG)),
+    "in C": (deeds.deaf_then, (jobs.spin_in_c, ENDLESS)),
+    "ignores signals": (deeds.deaf_then, (jobs.spin_ignoring_signals, LONG)),
 }
 
 

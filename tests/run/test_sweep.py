@@ -26,9 +26,11 @@ class Busy:
         try:
             await turn_then(x)
         finally:
-            await asyncio.sleep(0)
-            self.inside -= 1
-            self.over += 1
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self.inside -= 1
+                self.over += 1
         return x
 
     async def fail_first(self, x):
