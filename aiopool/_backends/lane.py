@@ -156,6 +156,8 @@ class Lane:
 
     def abandon(self) -> None:
         """End the worker without the event loop: the interpreter exits."""
+        if self._starting is not None and not self._starting.done():
+            self._starting._log_destroy_pending = False  # type: ignore[attr-defined] # noqa: SLF001 - it is, and nobody can help it
         self._process.abandon()
 
     def frame_received(self, frame: Frame) -> None:

@@ -18,7 +18,7 @@ import sys
 import threading
 import uuid
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
@@ -116,6 +116,7 @@ class Launched:
         forked = context.get_start_method() == "fork"
         self._alone = _one_fork if forked else nullcontext()
         self._guard: int | None = None
+        self._mine: set[int] = set()  # descriptors that no worker must hold
         self.slate: Slate | None = None
         self._observed = _Context(context)
         with self._alone, _main_without_file():
@@ -137,6 +138,13 @@ class Launched:
         self.executor.shutdown(wait=True)
         process = self._observed.process
         return None if process is None else process.exitcode
+
+    def wait_briefly(self) -> None:
+        """Wait for the end of a process that was killed, and of its executor, a second at most."""
+        waiting = threading.Thread(target=self.wait, daemon=True)
+        with suppress(RuntimeError):  # too late for new threads
+            waiting.start()
+            waiting.join(1.0)
 
     def started(self) -> None:
         """The worker has its own copies of what was handed to it: close ours."""
@@ -163,13 +171,14 @@ class Launched:
             initializer=prepare,
             initargs=(self._child, Plan(initializer, measure, name, inherited)),
         )
-        _private.update(self._descriptors())
+        self._mine.update({self.sock.fileno(), -1 if self._guard is None else self._guard} - {-1})
+        _private.update(self._mine)
         if forked:
             inherited.extend(_private)
         self.executor.submit(ready)
 
     def _close(self) -> None:
-        _private.difference_update(self._descriptors())
+        _private.difference_update(self._mine)
         self.sock.close()
         self._child.close()
         if self._guard is not None:
@@ -198,7 +207,3 @@ class Launched:
             for fd in handed:
                 os.close(fd)
         return slate, None
-
-    def _descriptors(self) -> set[int]:
-        fds = {self.sock.fileno(), -1 if self._guard is None else self._guard}
-        return fds - {-1}

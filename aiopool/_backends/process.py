@@ -103,6 +103,7 @@ class WorkerProcess:
         if self._launched is not None:
             self._launched.hang_up()
             self.kill()
+            self._launched.wait_briefly()
 
     def leave(self) -> None:
         """Close the socket: an idle worker ends by itself."""

@@ -7,10 +7,12 @@ asks to cut things short, turns draining into cancelling, and still waits until 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
+from aiopool._backends import leaving
 from aiopool._backends.threads import join
 from aiopool._run.stream import Flow
 from aiopool._run.ticket import Ticket
@@ -52,6 +54,7 @@ class Closer:
         self._short = asyncio.Event()  # set: cancel what is left
         self._closing: asyncio.Task[None] | None = None
         self._hook: AsyncGenerator[None, None] | None = None
+        self._left = False  # by the whole interpreter
 
     @property
     def begun(self) -> bool:
@@ -67,6 +70,15 @@ class Closer:
         """Have the event loop close the pool if nobody else has when the loop ends."""
         self._hook = self._at_loop_end()
         await anext(self._hook)
+        leaving.remember(self)
+
+    def abandon(self) -> None:
+        """The interpreter exits and no loop will run again: end the hook here and now."""
+        self._left = True
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            with contextlib.suppress(StopIteration, RuntimeError):
+                hook.aclose().send(None)
 
     def close(self, *, drain: bool, timeout: float | None) -> Ticket[None]:
         """Begin, or join in; the ticket is done when all is gone."""
@@ -114,6 +126,7 @@ class Closer:
             else:
                 await self._insist(partial(join, self._threads))
         finally:
+            leaving.forget(self)
             hook, self._hook = self._hook, None
             if hook is not None:
                 await hook.aclose()
@@ -155,7 +168,7 @@ class Closer:
             yield
         finally:
             self._hook = None  # it is ending already
-            if not self.begun:
+            if not self.begun and not self._left:
                 await self.close(drain=False, timeout=None)
 
 

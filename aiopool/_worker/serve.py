@@ -250,10 +250,13 @@ def _can_pickle(obj: object) -> bool:
 
 
 def _broke_an_import(error: BaseException) -> bool:
-    """Whether it was raised while a module was being imported, which few survive half done."""
+    """Whether it was raised while a module was being imported, which few survive half done.
+
+    The frames of the import system itself are cut out of tracebacks; a module's own is not.
+    """
     frames = error.__traceback__
     while frames is not None:
-        if "importlib._bootstrap" in frames.tb_frame.f_code.co_filename:
+        if frames.tb_frame.f_code.co_name == "<module>":
             return True
         frames = frames.tb_next
     return False
