@@ -73,7 +73,7 @@ class Gate:
             self._entering = True
             task = self._engine.loop.create_task(self._pass(batch))
             self._passes[task] = batch.workload
-            task.add_done_callback(self._passed)
+            task.add_done_callback(partial(self._passed, batch))
         self.venue.capacity = self.venue.running
 
     def standing(self) -> Iterator[Workload]:
@@ -155,6 +155,10 @@ class Gate:
         self._entering = False
         self._engine.soon()
 
-    def _passed(self, task: asyncio.Task[None]) -> None:
+    def _passed(self, batch: Batch, task: asyncio.Task[None]) -> None:
         del self._passes[task]
         self._inners.pop(task, None)
+        if task.cancelled():  # before its first step, so it could not tell
+            self._move_on()
+            self._engine.stopped(batch, started=False)
+            self._engine.settled(batch)

@@ -350,6 +350,9 @@ class Pool(Lifecycle):
         among them. Called again it returns the same.
         """
         parts = self._entered_parts()
+        if parts.inside:
+            message = "a call of this pool cannot collect it: it would wait for itself"
+            raise RuntimeError(message)
         self._refusing = True
         await observe.all_done(parts.engine, self._submitted)
         return [handle.outcome(index) for index, handle in enumerate(self._submitted)]

@@ -192,18 +192,24 @@ class Flow:
             return
         self._closers = []
         try:
-            if not self.concluded:
-                ended: Ticket[None] = Ticket(self._engine.loop)
-                self._on_end = lambda: ended.conclude(None)
-                self.stop()
-                await ended
+            await self._stopped()
         finally:
             self._ready.clear()
             self._early.clear()
-            await self.input.aclose()
-            self.closed = True
-            for waiting in self._closers:
-                waiting.conclude(None)
+            try:
+                await self.input.aclose()
+            finally:
+                self.closed = True
+                for waiting in self._closers:
+                    waiting.conclude(None)
+
+    async def _stopped(self) -> None:
+        """Stop what is left, and wait until it has stopped."""
+        if not self.concluded:
+            ended: Ticket[None] = Ticket(self._engine.loop)
+            self._on_end = lambda: ended.conclude(None)
+            self.stop()
+            await ended
 
     async def _closed_by_another(self, closers: list[Ticket[None]]) -> None:
         if not self.closed:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import time
 
+import pytest
+
 from tests.helpers import PATIENCE, wait_until
 
 
@@ -204,10 +206,7 @@ async def sweep(scenario, check, *, steps=None, times=1, longest=400):
 @contextlib.contextmanager
 def raises_plain(kind, *args):
     """Assert that the very exception type is raised, not a subclass and not in a group."""
-    try:
+    with pytest.raises(kind) as caught:
         yield
-    except BaseException as error:
-        assert type(error) is kind, repr(error)
-        assert not args or error.args == args, error.args
-    else:
-        raise AssertionError(f"{kind.__name__} was not raised")
+    assert type(caught.value) is kind, repr(caught.value)
+    assert not args or caught.value.args == args, caught.value.args

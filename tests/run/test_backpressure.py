@@ -9,7 +9,6 @@ from tests import jobs
 from tests.helpers import wait_until
 from tests.run.support import Numbers, Source, double, ended, hold_back, settled, turns
 
-
 # --- max_pending ----------------------------------------------------------------------------
 
 

@@ -98,7 +98,7 @@ async def test_an_async_function_off_the_loop(pool, verb, place):
 
 async def test_a_plain_function_on_the_loop(pool):
     """A plain function that returns no awaitable fails on the loop with the fix."""
-    with pytest.raises(TypeError, match="cannot be awaited.*on='thread'"):
+    with pytest.raises(TypeError, match=r"cannot be awaited.*on='thread'"):
         await pool.run(jobs.inc, 1, on="loop")
 
 
@@ -221,10 +221,10 @@ def test_retry_policies(options, error):
 @pytest.mark.parametrize("value", [5, None, double])
 async def test_what_cannot_be_iterated(pool, value):
     """What cannot be iterated over is refused by place and value."""
-    with pytest.raises(TypeError, match="number 1 .*cannot be iterated") as caught:
+    with pytest.raises(TypeError, match=r"number 1 .*cannot be iterated") as caught:
         await pool.map(double, value)
     assert repr(value) in str(caught.value)
-    with pytest.raises(TypeError, match="number 2 .*cannot be iterated"):
+    with pytest.raises(TypeError, match=r"number 2 .*cannot be iterated"):
         pool.stream(jobs.add, [1], value)
     with pytest.raises(TypeError, match="cannot be iterated"):
         await pool.starmap(jobs.add, value)

@@ -122,7 +122,7 @@ async def test_collect_and_close_at_once(shop):
 
 
 async def test_collect_from_a_call_of_the_pool_leaves_itself_out():
-    """A call that collects its own pool cannot wait for itself, and is refused instead of hanging."""
+    """A call that collects its own pool is refused instead of waiting for itself."""
     async with Pool() as pool:
         handle = pool.submit(pool.collect)
         done, _ = await asyncio.wait([handle], timeout=2)
@@ -198,7 +198,7 @@ async def test_stream_outcomes():
         return 10 * x
 
     async with Pool() as pool:
-        found = [outcome async for outcome in pool.stream(odd, iter("abcd".encode())).outcomes()]
+        found = [outcome async for outcome in pool.stream(odd, iter(b"abcd")).outcomes()]
     assert [type(outcome) for outcome in found] == [Outcome] * 4
     assert [(o.index, o.item, o.value) for o in found] == [
         (0, 97, None),

@@ -322,6 +322,7 @@ async def test_queued_for_does_not_grow_while_the_call_runs(shop):
         before = handle.queued_for
         await outlast(0.02)
         assert handle.queued_for == before
+        shop.open()
 
 
 async def test_priority_may_change_while_queued(shop):

@@ -305,9 +305,7 @@ async def test_items_of_a_map_in_processes_are_retried_alone(tmp_path):
     """In worker processes too only the items that failed are tried again."""
     journal = tmp_path / "journal"
     async with Pool(1) as pool:
-        results = await pool.map(
-            _fail_first_time, [str(journal)] * 20, range(20), retry=at_once(2)
-        )
+        results = await pool.map(_fail_first_time, [str(journal)] * 20, range(20), retry=at_once(2))
         assert results == list(range(20))
     calls = journal.read_text().split()
     assert all(calls.count(str(x)) == (2 if x == 7 else 1) for x in range(20)), calls

@@ -7,7 +7,15 @@ import pytest
 
 from aiopool import Outcome, Pool, PoolClosed, Retry
 from tests import jobs
-from tests.run.support import Source, cancel_at_step, double, is_cancelled, settled, sweep, turn_then
+from tests.run.support import (
+    Source,
+    cancel_at_step,
+    double,
+    is_cancelled,
+    settled,
+    sweep,
+    turn_then,
+)
 
 # In processes a step of the loop is no step of the work: try early ones and some later ones.
 FAR_STEPS = [*range(1, 12), 15, 20, 30, 50, 80, 120, 200, 350, 600, 1000]
@@ -185,7 +193,7 @@ async def test_verbs_that_wait_for_room(busy, way):
 
 @pytest.mark.parametrize("verb", ["run", "submit", "map", "stream", "group"])
 async def test_processes(busy, verb):
-    """A verb in worker processes cancelled at any step leaves nothing running and no pool broken."""
+    """A verb in worker processes cancelled at any step leaves nothing running or broken."""
     async with Pool(1, grace_period=0.5) as pool:
         assert await pool.run(jobs.echo, 1) == 1
 
@@ -211,7 +219,7 @@ async def test_processes(busy, verb):
             "stream": stream,
             "group": group,
         }[verb]
-        await sweep(scenario, checked(pool, busy, 7), steps=FAR_STEPS)
+        assert await sweep(scenario, checked(pool, busy, 7), steps=FAR_STEPS) >= 3
         assert await pool.run(jobs.echo, "still") == "still"
 
 
