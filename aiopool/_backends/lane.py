@@ -139,7 +139,7 @@ class Lane:
         forget = len(self._known) + len(parcels) > _FUNCTIONS
         if forget:
             self._known.clear()
-        groups = [self._address(parcel) for parcel in parcels]
+        groups = list(map(self._address, parcels))
         self._process.send(CALLS, *seal((forget, groups)))
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
@@ -235,7 +235,7 @@ class Lane:
         if kind not in (SKIPPED, INTERRUPTED):
             batch.workload.cost.observe(seconds, count)
         if kind == VALUES:
-            self._client.succeeded(batch, loads(payload), seconds, self.pid)
+            self._client.succeeded(batch, loads(payload), seconds, self._process.pid)
         elif kind == VALUE:
             self._value(batch, payload, seconds)
         elif kind == ERROR:

@@ -44,12 +44,8 @@ class WorkerProcess:
         self._launched: Launched | None = None
         self._connection: Connection | None = None
         self._pidfd: int | None = None
+        self.pid: int | None = None  # known once it is started
         self.born = monotonic()
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id, None before it has one."""
-        return None if self._launched is None else self._launched.pid
 
     @property
     def words(self) -> memoryview:
@@ -69,6 +65,7 @@ class WorkerProcess:
         launch = partial(Launched, context, initializer, measure=measure)
         self._launching = loop.run_in_executor(self._keeper, launch)
         self._launched = launched = await asyncio.shield(self._launching)
+        self.pid = launched.pid
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)
         serving = loop.run_in_executor(launched.executor, serve)
@@ -130,6 +127,7 @@ class WorkerProcess:
             reaped(None)
             return
         self._launched = launching.result()
+        self.pid = self._launched.pid
         self.leave()
         loop = asyncio.get_running_loop()
         killing = loop.call_later(patience, self.kill)
