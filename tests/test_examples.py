@@ -100,7 +100,7 @@ def test_a_benchmark_runs(name, tmp_path):
     assert re.search(rf"^{name}: .*^ +aiopool", done.stdout, re.DOTALL | re.MULTILINE), done.stdout
     (report,) = json.loads(path.read_text())
     assert report["benchmark"] == name
-    assert report["rounds"]["aiopool"]
+    assert any(name.startswith("aiopool") and rounds for name, rounds in report["rounds"].items())
 
 
 def test_running_all_benchmarks_runs_every_one():

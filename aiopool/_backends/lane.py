@@ -243,8 +243,7 @@ class Lane:
         else:
             self._unfinished(batch, first, stopped=kind == INTERRUPTED)
         self._watch.forget(first, count)
-        flight = call.flight
-        if flight.settled >= len(flight.batch.items):
+        if call.flight.settled >= len(call.flight.batch.items):
             for flight in self._flights.sweep():
                 self._client.settled(flight.batch)
 

@@ -140,7 +140,7 @@ class Many:
         workload = self._workload(sink)
         workload.source = source = self._input(workload, sink)
         sink.begin(workload, source)
-        engine.add(workload)
+        self._add(workload)
         return sink
 
     def flow(self, *, ordered: bool, buffersize: int | None) -> Flow:
@@ -151,8 +151,13 @@ class Many:
         workload = self._workload(sink)
         workload.source = sink
         sink.begin(workload, self._input(workload, sink))
-        engine.add(workload)
+        self._add(workload)
         return sink
+
+    def _add(self, workload: Workload) -> None:
+        if workload.remaining() is None:
+            workload.probe()  # an empty input needs no worker to be found so
+        self._parts.engine.add(workload)
 
     def _workload(self, sink: Gathering | Flow) -> Workload:
         return self.plan.workload(
