@@ -22,6 +22,7 @@ from aiopool._backends.launch import UNGUARDED
 from aiopool._backends.process import WorkerProcess
 from aiopool._backends.watch import Watch
 from aiopool._wire.failure import decode_failure, remote_error
+from aiopool._wire.journal import Journal
 from aiopool._wire.messages import CALLS, ERROR, HELLO, INTERRUPTED, REFUSED, SKIPPED, VALUE, VALUES
 from aiopool._wire.pickling import loads, seal, unpack
 from aiopool._wire.slate import FINISHED, STARTED
@@ -94,7 +95,14 @@ class Lane:
         self._grace = grace
         self._process = WorkerProcess(self, keeper)
         self._flights = Flights()
-        self._watch = Watch(self._process, self._flights, slot, grace, self._taken_back)
+        self._watch = Watch(
+            process=self._process,
+            flights=self._flights,
+            slot=slot,
+            grace=grace,
+            taken_back=self._taken_back,
+            collect=self._collect,
+        )
         self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
         self._refusal: Exception | None = None  # why it could not start
         self._starting: asyncio.Task[None] | None = None
@@ -247,6 +255,11 @@ class Lane:
             for flight in self._flights.sweep():
                 self._client.settled(flight.batch)
 
+    def _collect(self) -> None:
+        """Take results from the worker's journal that it cannot, or could not yet, send."""
+        for segment in Journal(self._process.slate).read():
+            self._segment(segment)
+
     def _value(self, batch: Batch, payload: Any, seconds: float) -> None:  # noqa: ANN401
         try:
             value = unpack(payload)
@@ -323,6 +336,7 @@ class Lane:
             self._overdue.cancel()
         lost: list[Call] = []
         if self._flights:
+            self._collect()
             words = self._process.words
             lost, left = self._flights.abandon(words[STARTED], words[FINISHED])
             for flight in reversed(left):

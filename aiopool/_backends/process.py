@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from aiopool._wire.framing import Bytes
+    from aiopool._wire.slate import Slate
 
 
 class Owner(Listener, Protocol):
@@ -48,11 +49,16 @@ class WorkerProcess:
         self.born = monotonic()
 
     @property
-    def words(self) -> memoryview:
-        """The words of its slate."""
+    def slate(self) -> Slate:
+        """The memory it shares with this process."""
         assert self._launched is not None
         assert self._launched.slate is not None
-        return self._launched.slate.words
+        return self._launched.slate
+
+    @property
+    def words(self) -> memoryview:
+        """The words of its slate."""
+        return self.slate.words
 
     async def start(
         self, context: BaseContext, initializer: bytes | None, *, measure: bool

@@ -32,19 +32,23 @@ _PATIENCE: Final = 0.010
 class Watch:
     """One lane's timekeeper."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it watches and whom it tells
         self,
+        *,
         process: WorkerProcess,
         flights: Flights,
         slot: Slot,
         grace: float,
         taken_back: Callable[[list[Flight]], None],
+        collect: Callable[[], None],
     ) -> None:
         self._process = process
         self._flights = flights
         self._slot = slot
         self._grace = grace
         self._taken_back = taken_back
+        self._collect = collect  # takes results that the worker has not sent
+        self._nudged = 0  # the call in which it was last asked to send them
         self._stopping: dict[int, Exception | None] = {}  # call → why; None: it was cancelled
         self._interrupted = 0  # the call that was interrupted last
         self._kill_at = inf
@@ -147,14 +151,20 @@ class Watch:
         unwanted = min((seq for seq in self._stopping if seq > started), default=0)
         if unwanted:
             self._skip(unwanted, now)
-        elif running is not None and self._flights.unstarted(started):
+        elif running is not None and self._slot.load > 1:
             late_at = self._slot.due + _PATIENCE
             if now < late_at:
                 return late_at
             self._skip(started + 1, now)
-            if self._process.words[FINISHED] + 1 < started:
-                self._process.interrupt()  # untargeted: have it hand in what is finished
+            self._ask_for_results(started)
         return self._confirm_at
+
+    def _ask_for_results(self, started: int) -> None:
+        """Do not let finished calls wait for the running one to end."""
+        if self._nudged != started and self._process.words[FINISHED] + 1 < started:
+            self._nudged = started
+            self._process.interrupt()  # untargeted: have it hand in what is finished
+            self._collect()
 
     def _skip(self, seq: int, now: float) -> None:
         """Tell the worker not to start any call from this one on of those it was sent."""

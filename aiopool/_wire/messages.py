@@ -11,7 +11,8 @@ functions first. A group is consecutive calls of one function::
 
 With ``SCALARS`` in the mode the load is one pickle of the list of arguments, else a list with the
 ``Packed`` argument of each call. With ``STAR`` that argument is a tuple to be spread. With
-``EXACT`` each result is sent before the next call starts, so that no call need ever run twice.
+``EXACT`` each result is noted in the journal, or sent, before the next call starts, so that no
+call need ever run twice.
 
 ``HELLO`` (worker to parent): the worker's pid; it is ready.
 ``REFUSED``: the wire form of the failure that kept it from getting ready.

@@ -39,21 +39,34 @@ SKIP_FROM: Final = 4
 SKIP_TO: Final = 5
 """The call before which skipping ends. Written by the parent."""
 
+NOTED: Final = 6
+"""Bytes of the journal in use. Written by the worker."""
+
+CYCLE: Final = 7
+"""How often the journal has been wiped. Written by the worker."""
+
 SETTLING: Final = 0.002
 """Seconds after which a store to the skip range is certain to be seen."""
 
-_SIZE: Final = 64
+_WORDS: Final = 64
+_SIZE: Final = _WORDS + 64 * 1024
 
 
 @final
 class Slate:
-    """The shared words: ``words[STARTED]`` and so on, unsigned 64-bit integers."""
+    """The shared words: ``words[STARTED]`` and so on, unsigned 64-bit integers.
 
-    __slots__ = ("_memory", "words")
+    ``space`` is the memory behind them, for the journal.
+    """
+
+    __slots__ = ("_memory", "space", "words")
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
-        self.words = memoryview(memory).cast("Q")
+        whole = memoryview(memory)
+        self.words = whole[:_WORDS].cast("Q")
+        self.space = whole[_WORDS:]
+        whole.release()
 
     @classmethod
     def create(cls) -> tuple[Slate, int]:
@@ -90,4 +103,5 @@ class Slate:
     def close(self) -> None:
         """Unmap it."""
         self.words.release()
+        self.space.release()
         self._memory.close()

@@ -6,7 +6,7 @@ else does. ``STARTED`` is on the slate before the call begins and ``FINISHED`` a
 was sent, so that the parent knows whom to blame and what has not begun when this process dies.
 
 Results of short calls travel together, for a fraction of a millisecond at most; calls marked
-``EXACT`` have theirs sent before the next one starts.
+``EXACT`` have theirs noted in the journal before the next one starts, or sent if it is full.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from aiopool._wire.diagnosis import explain
 from aiopool._wire.failure import encode_failure
 from aiopool._wire.framing import Decoder, encode
+from aiopool._wire.journal import Journal
 from aiopool._wire.messages import (
     ERROR,
     EXACT,
@@ -66,12 +67,14 @@ class Worker:
     def __init__(self, sock: socket.socket, slate: Slate, *, measure: bool = False) -> None:
         self._sock = sock
         self._words = slate.words
+        self._journal = Journal(slate)
         self._measure = measure  # whether to tell the parent how much memory is in use
         self._functions: dict[int, Any] = {}  # pickled until its first call
         self._segments: list[Segment] = []
         self._values: list[object] = []  # scalar results of the calls up to ``_last``
         self._last = 0  # the last call that ended
         self._mark = 0  # when the first of ``_values`` began
+        self._sent = 0  # when results were sent last
         self._struck = 0  # the last call an interrupt was raised in
         self._spoilt = False  # by an interrupt at a bad moment
         self.current = 0  # the call that executes now
@@ -120,7 +123,7 @@ class Worker:
         forget, groups = loads(frame.body, frame.buffers)
         if forget:
             self._functions.clear()
-        self._mark = monotonic_ns()
+        self._mark = self._sent = monotonic_ns()
         for group in groups:
             _, function, code, _, _ = group
             if code is not None:
@@ -158,12 +161,12 @@ class Worker:
                 self.current = 0
                 kind, value = INTERRUPTED, None
             now = monotonic_ns()
-            if kind:
-                self._add(seq, kind, value, then, now)
+            if kind or exact:
+                safe = self._add(seq, kind, value, then, now, exact)
             else:
                 values.append(value)
-                self._last = seq
-            if exact or now - self._mark > _TOGETHER or (kind == VALUE and value[1]):
+                self._last, safe = seq, True
+            if not safe or now - self._sent > _TOGETHER:
                 now = self._hand_in(then, now)
             arg = value = None  # freed before the next call starts: freeing may run code too
             then = now
@@ -183,15 +186,27 @@ class Worker:
             return INTERRUPTED, None
         return ERROR, encode_failure(error, dumps, loads)
 
-    def _add(self, seq: int, kind: int, payload: object, then: int, now: int) -> None:
-        """Note how one call ended that has a segment of its own."""
+    def _add(  # noqa: PLR0913, PLR0917 - how one call ended, from the hot loop
+        self,
+        seq: int,
+        kind: int,
+        payload: Any,  # noqa: ANN401 - a scalar, or as messages.py says of the kind
+        then: int,
+        now: int,
+        exact: int,
+    ) -> bool:
+        """Take in how one call ended; False if that must be sent before the next one starts."""
         self._close_run(then)
-        self._segments.append((seq, 1, now - then, kind, payload))
+        segment = (seq, 1, now - then, kind, payload if kind else dumps([payload]))
+        self._segments.append(segment)
         self._last = seq
         self._mark = now
         if self._spoilt:
             self._flush(now)
             raise Spoilt
+        if exact:
+            return self._journal.note(segment)
+        return kind != VALUE or not payload[1]  # buffers are the value's own memory
 
     def _close_run(self, now: int) -> None:
         """Make a segment of the scalar results, the last of which was there at ``now``."""
@@ -225,7 +240,8 @@ class Worker:
             self.send(RESULTS, body, buffers)
             self._segments.clear()
         self._words[FINISHED] = self._last
-        self._mark = monotonic_ns()
+        self._journal.wipe()
+        self._mark = self._sent = monotonic_ns()
 
 
 def _pack_result(function: object, value: object) -> Packed:

@@ -64,7 +64,14 @@ class Rig:
         self.slot.open = True
         self.events = []  # interrupts with their targets, kills
         self.back = {}  # calls taken back, and why they were stopped if they were
-        self.watch = Watch(self, self.flights, self.slot, GRACE, self._taken_back)
+        self.watch = Watch(
+            process=self,
+            flights=self.flights,
+            slot=self.slot,
+            grace=GRACE,
+            taken_back=self._taken_back,
+            collect=lambda: None,
+        )
 
     # what Watch asks of the process
 

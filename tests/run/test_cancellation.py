@@ -295,19 +295,19 @@ async def test_a_storm_of_cancelled_callers(shop):
 
 
 async def test_a_storm_of_running_calls():
-    """Cancelling eight times as many running calls takes far less than 64 times as long."""
+    """Cancelling sixteen times as many running calls takes far less than 256 times as long."""
     took = {}
     async with Pool(limit=4000) as pool:
-        for count in (4000, 500, 4000, 500):
+        for count in (4000, 250) * 3:
             handles = [pool.submit(forever) for _ in range(count)]
             await wait_until(lambda handles=handles: handles[-1].state == "running")
-            started = time.perf_counter()
+            started = time.process_time()
             for handle in handles:
                 handle.cancel()
             await asyncio.wait(handles)
-            took[count] = min(took.get(count, 1e9), time.perf_counter() - started)
+            took[count] = min(took.get(count, 1e9), time.process_time() - started)
             assert all(handle.cancelled() for handle in handles)
-    assert took[4000] < 30 * took[500], took
+    assert took[4000] < 100 * took[250], took
 
 
 async def test_cancelling_a_map_of_many(shop):

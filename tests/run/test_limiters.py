@@ -88,6 +88,26 @@ async def test_no_more_at_once(shop, kind, verb):
         await settled(pool)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 2, 10])
+@pytest.mark.parametrize("place", ["loop", "process", "both"])
+async def test_a_limiter_wider_or_narrower_than_the_pool(limit, most, place):
+    """All calls get through a limiter, whether it or the pool is the narrower."""
+    limiter = Counting(most)
+    async with Pool(1, limit=limit) as pool:
+        if place != "loop":
+            await pool.run(jobs.inc, 1)  # so that nothing but the calls moves the loop
+        calls = []
+        if place != "process":
+            calls += [pool.submit(double, x, limiter=limiter) for x in range(12)]
+        if place != "loop":
+            calls += [pool.submit(jobs.inc, x, limiter=limiter) for x in range(12)]
+        _, pending = await asyncio.wait(calls, timeout=3)
+        assert not pending, (pool, pending)
+    assert limiter.entered == limiter.left == len(calls)
+    assert limiter.most <= most
+
+
 async def test_a_limiter_of_several_verbs_and_pools(shop):
     """One limiter may be shared by verbs, by pools and by code that knows no pool."""
     limiter = Counting(1)
