@@ -6,7 +6,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._backends.parcels import pack_argument
 from aiopool._core.options import resolve
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from aiopool._core.options import Settings
     from aiopool._run.setup import Machinery
     from aiopool._run.sources import Input, Items
+
+_MOST_PLANS: Final = 512
 
 
 @final
@@ -72,6 +74,8 @@ class Plan:
 
 def plan(parts: Machinery, fn: Callable[..., Any], options: Mapping[str, Any]) -> Plan:
     """Check a function and its options; raises TypeError, ValueError or ``NotTransferable``."""
+    if not options and (known := parts.plans.get(id(fn))) is not None:
+        return known
     settings = resolve(options, parts.defaults)
     function, is_async = parts.functions.find(fn)
     place = settings.on or ("loop" if is_async else "process")
@@ -83,7 +87,12 @@ def plan(parts: Machinery, fn: Callable[..., Any], options: Mapping[str, Any]) -
         raise TypeError(message)
     if place == "process" and parts.fleet is not None:
         function = parts.functions.pickled(function)
-    return Plan(function, settings, place)
+    found = Plan(function, settings, place)
+    if not options and parts.functions.remembers(fn):
+        if len(parts.plans) >= _MOST_PLANS:
+            parts.plans.clear()
+        parts.plans[id(fn)] = found  # which keeps the function alive, and so its id its own
+    return found
 
 
 def single(

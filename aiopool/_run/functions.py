@@ -61,6 +61,10 @@ class Functions:
             self._remember((pickled, False))
         return pickled
 
+    def remembers(self, call: Callable[..., Any]) -> bool:
+        """Whether a callable always pickles to the same, so that much may be kept of it."""
+        return id(call) in self._known
+
     def _remember(self, found: tuple[Function, bool]) -> None:
         if len(self._known) >= _MOST:
             self._known.clear()

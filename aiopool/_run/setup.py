@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from multiprocessing.context import BaseContext
 
+    from aiopool._run.calls import Plan
+
 _MOST_WORKERS: Final = 61 if sys.platform == "win32" else 4096
 """What the executor's own waiting can watch on Windows; elsewhere, a slip of the finger."""
 
@@ -111,6 +113,7 @@ class Machinery:
         self._settings = settings
         self.engine = engine = Engine(loop, settings.news)
         self.functions = Functions()
+        self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
         self.backlog = Backlog(engine, settings.max_pending)
         aging = settings.aging
         tasks_venue = CountedVenue(settings.limit, aging)

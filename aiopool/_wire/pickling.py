@@ -53,6 +53,9 @@ def loads(data: Bytes, buffers: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - pi
 
 def pack(obj: object) -> Packed:
     """Pickle with the large buffers beside the bytes; raises as ``dumps``."""
+    if type(obj) is tuple and all_scalars(obj):  # the usual arguments: nothing can go wrong
+        data = pickle.dumps(obj, _PROTOCOL)
+        return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), ()
     buffers: list[pickle.PickleBuffer] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
