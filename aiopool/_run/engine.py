@@ -70,6 +70,7 @@ class Engine:
         self.counts = Counts()
         self.venues: dict[object, Venue] = {}
         self._backends: dict[object, Backend] = {}
+        self._places: tuple[tuple[Venue, Backend], ...] = ()  # the same, to go through
         self._news = news
         self._live: dict[Workload, asyncio.TimerHandle | None] = {}  # and its deadline's timer
         self._resting = 0
@@ -83,6 +84,7 @@ class Engine:
         """Add a place where calls run."""
         self.venues[name] = venue
         self._backends[name] = backend
+        self._places = tuple(zip(self.venues.values(), self._backends.values(), strict=True))
 
     def add(self, workload: Workload) -> None:
         """Take in a workload; its sink will be told of each of its calls."""
@@ -138,6 +140,7 @@ class Engine:
         venue.population -= 1
         if not venue.population and isinstance(name, tuple):  # a gate nobody waits at any more
             del self.venues[name], self._backends[name]
+            self._places = tuple(zip(self.venues.values(), self._backends.values(), strict=True))
         if not self._live:
             self._empty.set()
 
@@ -181,9 +184,9 @@ class Engine:
             while self._dirty:
                 self._dirty = False
                 now = monotonic()
-                for name, venue in list(self.venues.items()):
+                for venue, backend in self._places:
                     if len(venue.queue):
-                        self._backends[name].assign(now)
+                        backend.assign(now)
         finally:
             self._assigning = False
         if self.on_room is not None:

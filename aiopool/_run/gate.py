@@ -116,14 +116,17 @@ class Gate:
     async def _call(self, batch: Batch) -> Callable[[], None]:
         """Run the call in its real venue; how to tell of its end, once the limiter is left."""
         engine = self._engine
-        handle = self._inner(batch)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        handle = self._inner(batch, task)
         try:
             value = await handle
         except Exception as error:  # noqa: BLE001 - the call's
             return partial(engine.failed, batch, error, handle.ran_for, handle.pid)
+        finally:
+            del self._inners[task]
         return partial(engine.succeeded, batch, (value,), handle.ran_for, handle.pid)
 
-    def _inner(self, batch: Batch) -> TaskHandle[Any]:
+    def _inner(self, batch: Batch, task: asyncio.Task[None]) -> TaskHandle[Any]:
         """Submit the call for itself; limiter, retry and deadline stay out here."""
         outer = batch.workload
         settings = replace(outer.settings, retry=None, limiter=None, deadline=None, limit=None)
@@ -140,7 +143,7 @@ class Gate:
         )
         inner.silent = True
         outer.inner = inner
-        self._inners[cast("asyncio.Task[None]", asyncio.current_task())] = inner
+        self._inners[task] = inner
         inner.context = outer.context
         handle: TaskHandle[Any] = TaskHandle(self._engine, inner, batch.items[0])
         inner.sink = handle
@@ -157,7 +160,7 @@ class Gate:
 
     def _passed(self, batch: Batch, task: asyncio.Task[None]) -> None:
         del self._passes[task]
-        self._inners.pop(task, None)
+        self._engine.soon()
         if task.cancelled():  # before its first step, so it could not tell
             self._move_on()
             self._engine.stopped(batch, started=False)

@@ -57,10 +57,14 @@ class Gathering:
     def values(self, batch: Batch, values: Sequence[Any], seconds: float, pid: int | None) -> None:
         """These calls returned."""
         del seconds, pid
-        first = batch.indices[0]
-        self._reach(first + len(values))
-        self._results[first : first + len(values)] = values
-        self._tell(len(values))
+        first, count = batch.indices[0], len(values)
+        results = self._results
+        if first == len(results):
+            results += values
+        else:
+            self._reach(first + count)
+            results[first : first + count] = values
+        self._tell(count)
 
     def error(self, batch: Batch, error: Exception, seconds: float, pid: int | None) -> None:
         """This one failed for good: all others stop, unless failures are results here."""
