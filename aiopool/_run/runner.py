@@ -17,6 +17,10 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     The loop is uvloop's where uvloop is installed, else asyncio's own. Otherwise it is
     ``asyncio.run``: it cannot be called while a loop runs in this thread.
     """
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - it does not raise where there is none
+        main.close()
+        message = "aiopool.run() cannot be called where an event loop runs; await its argument"
+        raise RuntimeError(message)
     with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
         return runner.run(main)
 

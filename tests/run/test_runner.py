@@ -42,8 +42,6 @@ def test_an_error_comes_out():
 
 
 async def test_inside_a_loop():
-    """It cannot be called where a loop runs already."""
-    coroutine = answer()
-    with pytest.raises(RuntimeError):
-        aiopool.run(coroutine)
-    coroutine.close()
+    """It cannot be called where a loop runs already, and says what to do instead."""
+    with pytest.raises(RuntimeError, match="await"):
+        aiopool.run(answer())
