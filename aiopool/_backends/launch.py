@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.process
 import os
 import socket
 import sys
@@ -41,6 +42,9 @@ _private: set[int] = set()
 _one_fork: Final = threading.Lock()
 """Held from the first descriptor to the fork, or a child would get those of another launch."""
 
+_one_main: Final = threading.Lock()
+"""Held while the main module's file is looked at, and while it is hidden."""
+
 
 def default_context() -> BaseContext:
     """The start method used where none is asked for: forkserver where there is one, else spawn.
@@ -68,16 +72,18 @@ def _main_without_file() -> Iterator[None]:
 
     They would try to import it, and need not: what lives in ``__main__`` goes to them by value.
     """
-    main = sys.modules["__main__"]
-    path = getattr(main, "__file__", None)
-    if path is None or getattr(main, "__spec__", None) is not None or Path(path).exists():
-        yield
-        return
-    del main.__file__
-    try:
-        yield
-    finally:
-        main.__file__ = path
+    with _one_main:
+        main = sys.modules["__main__"]
+        path = getattr(main, "__file__", None)
+        known = getattr(main, "__spec__", None) is not None
+        if path is not None and not known and not Path(path).exists():
+            del main.__file__
+            try:
+                yield
+            finally:
+                main.__file__ = path
+            return
+    yield
 
 
 def preload() -> None:
@@ -176,6 +182,9 @@ class Launched:
         if forked:
             inherited.extend(_private)
         self.executor.submit(ready)
+        # Whoever starts another process polls all children that multiprocessing remembers; beside
+        # the executor that joins this one, that would lose a fork server child's exit code.
+        getattr(multiprocessing.process, "_children", set()).discard(self._observed.process)
 
     def _close(self) -> None:
         _private.difference_update(self._mine)
