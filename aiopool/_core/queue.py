@@ -11,7 +11,7 @@ swept when most of it is stale, so a storm of cancels costs O(n log n) altogethe
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
@@ -55,8 +55,12 @@ class TurnQueue:
             entry: tuple[Any, ...] = (priority, turn, next(self._order), workload)
         else:
             entry = (turn + priority * self._aging, turn, next(self._order), workload)
+        heap, old = self._heap, workload.entry
         workload.entry = entry
-        heappush(self._heap, entry)
+        if old is not None and heap[0] is old:
+            heapreplace(heap, entry)  # it was served just now, and goes back
+        else:
+            heappush(heap, entry)
 
     def peek(self) -> Workload | None:
         """The workload whose turn it is, None if the queue is empty."""

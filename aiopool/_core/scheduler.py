@@ -80,7 +80,7 @@ class Venue:
         """A batch handed out has left its place, whatever became of its calls."""
         workload = batch.workload
         workload.running -= 1
-        if workload.has_more():
+        if workload.entry is None and workload.has_more():
             self.wake(workload)
 
     def _has_room(self, workload: Workload) -> bool:

@@ -103,7 +103,12 @@ class PulledInput:
             return ()
         items: list[Any] = []
         try:
-            items.extend(islice(self._iterator, count))
+            if count == 1:
+                items.append(next(self._iterator))
+            else:
+                items.extend(islice(self._iterator, count))
+        except StopIteration:
+            pass  # as fewer items than asked for tell
         except BaseException as error:  # noqa: BLE001 - the caller's iterator; the caller gets it
             self.error = error
         if self._left is not None:
