@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiopool._wire.diagnosis import explain
 from aiopool._wire.messages import EXACT, SCALARS, STAR
-from aiopool._wire.pickling import all_scalars, dumps, pack
+from aiopool._wire.pickling import all_scalars, can_pickle, dumps, pack
 
 if TYPE_CHECKING:
     from aiopool._backends.base import Function
@@ -74,15 +74,6 @@ def pack_function(call: object, name: str) -> bytes:
     except BaseException as error:
         what = f"the function {name}()"
         raise explain(call, error, what=what, can_pickle=can_pickle) from error
-
-
-def can_pickle(obj: object) -> bool:
-    """Whether it can be sent."""
-    try:
-        dumps(obj)
-    except Exception:  # noqa: BLE001 - that is the question
-        return False
-    return True
 
 
 def _encode_each(

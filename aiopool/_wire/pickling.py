@@ -46,6 +46,15 @@ def dumps(obj: object) -> bytes:
     return _by_value(obj) if _MAIN in data else data
 
 
+def can_pickle(obj: object) -> bool:
+    """Whether it can be sent."""
+    try:
+        dumps(obj)
+    except Exception:  # noqa: BLE001 - that is the question
+        return False
+    return True
+
+
 def loads(data: Bytes, buffers: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - pickle's own type
     """Unpickle; raises whatever unpickling raises, SystemExit included."""
     return pickle.loads(data, buffers=buffers)  # noqa: S301 - bytes from our own processes only

@@ -32,7 +32,7 @@ from aiopool._wire.messages import (
     VALUES,
 )
 from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
-from aiopool._wire.pickling import dumps, loads, pack, seal, unpack
+from aiopool._wire.pickling import can_pickle, dumps, loads, pack, seal, unpack
 from aiopool._wire.slate import FINISHED, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
 
 if TYPE_CHECKING:
@@ -254,15 +254,7 @@ def _pack_result(function: object, value: object) -> Packed:
             value.close()  # nobody will ever await it
         what = f"the result of {getattr(function, '__qualname__', function)}()"
         through = (Interrupted,)
-        raise explain(value, error, what=what, can_pickle=_can_pickle, through=through) from error
-
-
-def _can_pickle(obj: object) -> bool:
-    try:
-        dumps(obj)
-    except Exception:  # noqa: BLE001 - that is the question
-        return False
-    return True
+        raise explain(value, error, what=what, can_pickle=can_pickle, through=through) from error
 
 
 def _broke_an_import(error: BaseException) -> bool:
