@@ -145,12 +145,12 @@ class Launched:
         process = self._observed.process
         return None if process is None else process.exitcode
 
-    def wait_briefly(self) -> None:
-        """Wait for the end of a process that was killed, and of its executor, a second at most."""
+    def wait_briefly(self, seconds: float) -> None:
+        """Wait so long for the end of a process that was killed, and of its executor."""
         waiting = threading.Thread(target=self.wait, daemon=True)
         with suppress(RuntimeError):  # too late for new threads
             waiting.start()
-            waiting.join(1.0)
+            waiting.join(seconds)
 
     def started(self) -> None:
         """The worker has its own copies of what was handed to it: close ours."""

@@ -10,9 +10,10 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from aiopool._backends.connection import Connection, Listener
 from aiopool._backends.launch import Launched
@@ -20,11 +21,18 @@ from aiopool._worker.main import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
     from multiprocessing.context import BaseContext
 
     from aiopool._wire.framing import Bytes
     from aiopool._wire.slate import Slate
+
+_LAST_WAIT: Final = 5.0
+"""Seconds an exiting interpreter waits for a worker to exist, and for its end.
+
+``concurrent.futures`` must find the executor's thread ended: in its own exit handler it writes to
+the pipe that this thread closes, and nothing keeps the two apart.
+"""
 
 
 class Owner(Listener, Protocol):
@@ -41,7 +49,7 @@ class WorkerProcess:
     def __init__(self, owner: Owner, keeper: Executor) -> None:
         self._owner = owner
         self._keeper = keeper  # threads for what blocks
-        self._launching: asyncio.Future[Launched] | None = None
+        self._launching: Future[Launched] | None = None  # in a thread
         self._launched: Launched | None = None
         self._connection: Connection | None = None
         self._pidfd: int | None = None
@@ -69,8 +77,8 @@ class WorkerProcess:
         """
         loop = asyncio.get_running_loop()
         launch = partial(Launched, context, initializer, measure=measure)
-        self._launching = loop.run_in_executor(self._keeper, launch)
-        self._launched = launched = await asyncio.shield(self._launching)
+        self._launching = self._keeper.submit(launch)
+        self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
         self.pid = launched.pid
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)
@@ -103,10 +111,14 @@ class WorkerProcess:
 
     def abandon(self) -> None:
         """End it without the event loop, which may be gone."""
-        if self._launched is not None:
+        if self._launching is None:
+            return
+        with suppress(Exception):  # it could not start, or not in that time
+            self._launched = self._launching.result(_LAST_WAIT)
+            self.pid = self._launched.pid
             self._launched.hang_up()
             self.kill()
-            self._launched.wait_briefly()
+            self._launched.wait_briefly(_LAST_WAIT)
 
     def leave(self) -> None:
         """Close the socket: an idle worker ends by itself."""
@@ -121,7 +133,8 @@ class WorkerProcess:
         if self._launching is None:
             asyncio.get_running_loop().call_soon(reaped, None)
         else:
-            self._launching.add_done_callback(partial(self._wait, patience, reaped))
+            launching = asyncio.wrap_future(self._launching)
+            launching.add_done_callback(partial(self._wait, patience, reaped))
 
     def _wait(
         self,
