@@ -17,6 +17,7 @@ from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
 from aiopool._backends.parcels import encode
 from aiopool._backends.threads import join
+from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Fleet:
         initializer: bytes | None,
         max_tasks: int | None,
         max_memory: int | None,
+        vigilant: bool,
     ) -> None:
         self._client = client
         self._venue = venue
@@ -60,6 +62,7 @@ class Fleet:
         self._max_tasks = max_tasks
         self._max_memory = max_memory
         self._keeper = ThreadPoolExecutor(size + 2, thread_name_prefix="aiopool keeper")
+        self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
         self._crashes = 0  # in a row
         self._pause: asyncio.TimerHandle | None = None  # until which no worker is started
@@ -85,6 +88,8 @@ class Fleet:
                 outgoing[slot] = parcels
         for slot, parcels in outgoing.items():
             self._lanes[slot].send(parcels)
+        if self._vigil is not None and self._venue.expects_soon(SHORT):
+            self._vigil.begin(now)
         if len(self._venue.queue):
             self._grow()
 
@@ -113,6 +118,8 @@ class Fleet:
     def lane_idle(self, lane: Lane, resident: int) -> None:
         """A worker has finished what it had, so workers are well; retire this one if it is due."""
         self._crashes = 0
+        if self._vigil is not None:
+            self._vigil.end()
         spent = lane.slot.allowance == 0
         if spent or (self._max_memory is not None and resident > self._max_memory):
             lane.close()

@@ -25,7 +25,7 @@ from aiopool._wire.failure import decode_failure, remote_error
 from aiopool._wire.journal import Journal
 from aiopool._wire.messages import CALLS, ERROR, HELLO, INTERRUPTED, REFUSED, SKIPPED, VALUE, VALUES
 from aiopool._wire.pickling import loads, seal, unpack
-from aiopool._wire.slate import FINISHED, STARTED
+from aiopool._wire.slate import FINISHED, SENT, STARTED
 from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
@@ -149,6 +149,7 @@ class Lane:
             self._known.clear()
         groups = list(map(self._address, parcels))
         self._process.send(CALLS, *seal((forget, groups)))
+        self._process.words[SENT] += 1
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Stop the calls of a workload that are here; they end with ``error`` or as stopped."""

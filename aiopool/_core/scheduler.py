@@ -184,6 +184,16 @@ class LanedVenue(Venue):
                 self._occupy(slot, batch, now)
                 yield slot, batch
 
+    def expects_soon(self, seconds: float) -> bool:
+        """Whether one worker alone is busy, and is estimated to be so for ``seconds`` at most."""
+        outstanding = 0.0
+        for slot in self.slots:
+            if slot.load:
+                if outstanding or not 0.0 < slot.outstanding <= seconds:
+                    return False
+                outstanding = slot.outstanding
+        return outstanding > 0.0
+
     def progress(self, slot: Slot, count: int, seconds: float) -> None:
         """``count`` calls, estimated at ``seconds``, have left a slot."""
         slot.load -= count

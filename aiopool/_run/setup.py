@@ -182,6 +182,7 @@ class Machinery:
             initializer=settings.initializer,
             max_tasks=settings.max_tasks,
             max_memory=settings.max_memory,
+            vigilant=available_cpus() > 1,
         )
         self.engine.install("process", venue, fleet)
         return fleet

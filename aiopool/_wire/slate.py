@@ -45,10 +45,13 @@ NOTED: Final = 6
 CYCLE: Final = 7
 """How often the journal has been wiped. Written by the worker."""
 
+SENT: Final = 8
+"""How many frames were sent to the worker. Written by the parent."""
+
 SETTLING: Final = 0.002
 """Seconds after which a store to the skip range is certain to be seen."""
 
-_WORDS: Final = 64
+_WORDS: Final = 128  # in bytes; what follows them starts on a cache line
 _SIZE: Final = _WORDS + 64 * 1024
 
 

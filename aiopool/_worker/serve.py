@@ -12,7 +12,8 @@ Results of short calls travel together, for a fraction of a millisecond at most;
 from __future__ import annotations
 
 import os
-from time import monotonic_ns
+from functools import partial
+from time import monotonic_ns, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -33,7 +34,7 @@ from aiopool._wire.messages import (
 )
 from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
 from aiopool._wire.pickling import can_pickle, dumps, loads, pack, seal, unpack
-from aiopool._wire.slate import FINISHED, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
+from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
 
 if TYPE_CHECKING:
     import socket
@@ -48,8 +49,12 @@ if TYPE_CHECKING:
 _TOGETHER: Final = 500_000
 """Nanoseconds for which finished results may wait for more of them."""
 
+_LINGER: Final = 100_000
+"""Nanoseconds for which a worker stays awake when calls come in quick succession."""
+
 _JOIN: Final = 128 * 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+_give_way: Final = getattr(os, "sched_yield", partial(sleep, 0))
 
 
 class Interrupted(BaseException):
@@ -75,6 +80,8 @@ class Worker:
         self._last = 0  # the last call that ended
         self._mark = 0  # when the first of ``_values`` began
         self._sent = 0  # when results were sent last
+        self._heard = 0  # frames that have come
+        self._brisk = False  # whether the last one came soon after the results before it
         self._struck = 0  # the last call an interrupt was raised in
         self._spoilt = False  # by an interrupt at a bad moment
         self.current = 0  # the call that executes now
@@ -86,6 +93,7 @@ class Worker:
             while count := self._sock.recv_into(decoder.get_buffer()):
                 for frame in decoder.received(count):
                     self._perform(frame)
+                self._linger()
         except Spoilt:
             return
 
@@ -119,11 +127,25 @@ class Worker:
         for piece in pieces:
             self._sock.sendall(piece)
 
+    def _linger(self) -> None:
+        """Stay awake for a moment if the last calls came soon after the ones before.
+
+        The parent wakes a process that sleeps at a cost larger than that of many a call. Whoever
+        else wants the processor has it meanwhile.
+        """
+        if self._brisk:
+            words, heard, until = self._words, self._heard, monotonic_ns() + _LINGER
+            while words[SENT] == heard and monotonic_ns() < until:
+                _give_way()
+
     def _perform(self, frame: Frame) -> None:
         forget, groups = loads(frame.body, frame.buffers)
         if forget:
             self._functions.clear()
-        self._mark = self._sent = monotonic_ns()
+        now = monotonic_ns()
+        self._heard += 1
+        self._brisk = now - self._sent < _LINGER
+        self._mark = self._sent = now
         for group in groups:
             _, function, code, _, _ = group
             if code is not None:

@@ -679,3 +679,27 @@ def test_a_slot_shows_its_state():
     assert repr(slot) == "<Slot shut load=0 outstanding=0.000000>"
     slot.open, slot.load = True, 2
     assert repr(slot) == "<Slot open load=2 outstanding=0.000000>"
+
+
+@pytest.mark.parametrize(
+    ("loads", "expected"),
+    [
+        ([], False),
+        ([None], False),
+        ([0.0], False),
+        ([4e-5], True),
+        ([6e-5], False),
+        ([None, 4e-5, None], True),
+        ([1e-5, 1e-5], False),
+        ([4e-5, 0.0], False),
+    ],
+)
+def test_an_answer_is_expected_soon_from_one_busy_worker(loads, expected):
+    """That holds while exactly one worker is busy and what it has is known to be short."""
+    venue = LanedVenue(1.0)
+    for outstanding in loads:
+        slot = Slot()
+        if outstanding is not None:
+            slot.load, slot.outstanding = 1, outstanding
+        venue.slots.append(slot)
+    assert venue.expects_soon(5e-5) is expected

@@ -36,7 +36,7 @@ from aiopool._wire.messages import (
     VALUES,
 )
 from aiopool._wire.pickling import dumps, loads, pack, seal, unpack
-from aiopool._wire.slate import FINISHED, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET, Slate
+from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET, Slate
 from aiopool._worker import serve
 from aiopool._worker.serve import Worker
 from aiopool.errors import NotTransferable, RemoteError
@@ -154,7 +154,7 @@ class Words(list):
     """Words of a slate that tell when one of them is stored."""
 
     def __init__(self):
-        super().__init__([0] * 8)
+        super().__init__([0] * 16)
         self.on_store = lambda word, value: None
 
     def __setitem__(self, word, value):
@@ -539,6 +539,38 @@ def test_a_callable_without_a_truth_value(lane):
 
 
 # --- functions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pause", "looks"), [(0, 10), (50_000, 10), (100_000, 0), (MILLISECOND, 0)]
+)
+def test_a_worker_stays_awake_while_calls_come_at_once(lane, monkeypatch, pause, looks):
+    """It looks for more calls for a tenth of a millisecond, if the last ones came that soon."""
+    monkeypatch.setattr(serve, "_give_way", lambda: journal.append(take(10_000)))
+    lane.words[SENT] = 1
+    lane.run(take, [1])
+    block_until(lambda: lane.worker._sent == lane.now)
+    lane.now += pause
+    lane.words[SENT] = 2
+    lane.run(take, [1])
+    assert lane.end() is None
+    assert len(journal) == looks
+
+
+def test_a_worker_that_stays_awake_sees_what_is_sent(lane, monkeypatch):
+    """It goes to read the socket as soon as the slate tells of another frame."""
+
+    def give_way():
+        journal.append(take(10_000))
+        if len(journal) == 3:
+            lane.words[SENT] = 99
+
+    monkeypatch.setattr(serve, "_give_way", give_way)
+    for sent in (1, 2):
+        lane.words[SENT] = sent
+        lane.run(jobs.inc, [1])
+    lane.run(jobs.inc, [1])
+    assert len(journal) == 3
 
 
 def test_functions_are_remembered(lane):
