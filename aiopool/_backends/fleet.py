@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 from aiopool._backends import leaving
 from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
-from aiopool._backends.parcels import encode
+from aiopool._backends.parcels import encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
@@ -90,7 +90,7 @@ class Fleet:
             self._lanes[slot].send(parcels)
         if self._vigil is not None and self._venue.expects_soon(SHORT):
             self._vigil.begin(now)
-        if len(self._venue.queue):
+        if self._venue.queue.size:
             self._grow()
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
@@ -144,6 +144,8 @@ class Fleet:
 
     def _load(self, slot: Slot, batch: Batch) -> list[Parcel]:
         """Encode a batch for its worker; what cannot go fails, what is too much waits."""
+        if batch.payloads is not None:
+            return [ready_parcel(batch)]
         parcels, refused, rest = encode(batch)
         if len(parcels) == 1 and not refused and rest is None:
             return parcels

@@ -79,6 +79,14 @@ class Flights:
                 return Call(seq, flight, seq - flight.first)
         return None
 
+    def land(self, first: int, count: int) -> Flight | None:
+        """Remove the oldest flight if these calls are all of it, which is how most of them end."""
+        queue = self._queue
+        oldest = queue[0] if queue else None
+        if oldest is None or oldest.first != first or len(oldest.batch.items) != count:
+            return None
+        return None if oldest.settled else queue.popleft()
+
     def settle(self, call: Call, count: int) -> None:
         """``count`` calls from this one on have been told of, and so have those before."""
         call.flight.settled = call.place + count

@@ -235,11 +235,16 @@ class Lane:
     def _segment(self, segment: Segment) -> None:
         """Pass on how some consecutive calls ended."""
         first, count, spent, kind, payload = segment
-        call = self._flights.find(first)
-        if call is None:
+        call: Call | None = None
+        landed = self._flights.land(first, count)
+        if landed is not None:
+            batch = landed.batch
+            self._venue.progress(self.slot, count, count * landed.seconds)
+        elif (call := self._flights.find(first)) is not None:
+            count = min(count, len(call.flight.batch.items) - call.place)
+            batch = self._settle(call, count)
+        else:
             return  # taken back before
-        count = min(count, len(call.flight.batch.items) - call.place)
-        batch = self._settle(call, count)
         seconds = spent / 1e9
         if kind not in (SKIPPED, INTERRUPTED):
             batch.workload.cost.observe(seconds, count)
@@ -252,7 +257,9 @@ class Lane:
         else:
             self._unfinished(batch, first, stopped=kind == INTERRUPTED)
         self._watch.forget(first, count)
-        if call.flight.settled >= len(call.flight.batch.items):
+        if call is None:
+            self._client.settled(batch)
+        elif call.flight.settled >= len(call.flight.batch.items):
             for flight in self._flights.sweep():
                 self._client.settled(flight.batch)
 

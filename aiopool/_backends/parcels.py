@@ -15,7 +15,7 @@ from aiopool._wire.pickling import all_scalars, can_pickle, dumps, pack
 
 if TYPE_CHECKING:
     from aiopool._backends.base import Function
-    from aiopool._core.workload import Batch
+    from aiopool._core.workload import Batch, Workload
     from aiopool._wire.pickling import Packed
     from aiopool.errors import NotTransferable
 
@@ -42,16 +42,19 @@ class Refused(NamedTuple):
 def encode(batch: Batch) -> tuple[list[Parcel], list[Refused], Batch | None]:
     """The parcels of a batch, the calls that cannot go, and what is left for another turn."""
     function: Function = batch.workload.function
-    star = batch.workload.star
-    mode = (STAR if star else 0) | (EXACT if batch.workload.exact else 0)
-    if batch.payloads is not None:
-        return [Parcel(batch, function.code, mode, list(batch.payloads))], [], None
+    star, mode = batch.workload.star, _mode(batch.workload)
     flat = chain.from_iterable(batch.items) if star else batch.items
     if all_scalars(flat):
         load = dumps(list(batch.items))
         if len(load) <= _HEAVY or len(batch) == 1:
             return [Parcel(batch, function.code, mode | SCALARS, load)], [], None
     return _encode_each(batch, function, mode)
+
+
+def ready_parcel(batch: Batch) -> Parcel:
+    """The parcel of a batch whose arguments are pickled already."""
+    workload = batch.workload
+    return Parcel(batch, workload.function.code, _mode(workload), batch.payloads)
 
 
 def pack_argument(item: object, function: Function) -> Packed:
@@ -74,6 +77,10 @@ def pack_function(call: object, name: str) -> bytes:
     except BaseException as error:
         what = f"the function {name}()"
         raise explain(call, error, what=what, can_pickle=can_pickle) from error
+
+
+def _mode(workload: Workload) -> int:
+    return (STAR if workload.star else 0) | (EXACT if workload.exact else 0)
 
 
 def _encode_each(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -43,26 +42,24 @@ class Seat:
 
     __slots__ = (
         "_lent",
-        "_venue",
         "_waiter",
         "asked",
+        "backend",
         "batch",
-        "client",
         "reason",
         "taken",
         "task",
         "timer",
     )
 
-    def __init__(self, client: Client, venue: CountedVenue, batch: Batch) -> None:
-        self.client = client
+    def __init__(self, backend: TaskBackend, batch: Batch) -> None:
+        self.backend = backend
         self.batch = batch
         self.taken = True  # until the call has ended
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None  # of the call's timeout
         self.asked = False  # whether it was cancelled by the pool
         self.reason: Exception | None = None  # and why, None if somebody asked for it
-        self._venue = venue
         self._lent = 0  # how many waits it is lent for
         self._waiter: asyncio.Future[None] | None = None  # set while it waits for a place again
 
@@ -72,6 +69,10 @@ class Seat:
             self.asked, self.reason = True, reason
         if self.task is not None:
             self.task.cancel()
+
+    def task_done(self, task: asyncio.Task[Any]) -> None:
+        """Its task has ended."""
+        self.backend.ended(self, task)
 
     def wait(self, waiting: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
         """Wait for the pool with the place lent; for use in ``__await__``."""
@@ -95,17 +96,18 @@ class Seat:
     def _lend(self) -> None:
         self._lent += 1
         if self._lent == 1 and self.taken:
-            self._venue.lend()
-            self.client.changed()
+            self.backend.venue.lend()
+            self.backend.client.changed()
 
     def _take_back(self) -> None:
         self._lent -= 1
         if self._lent == 0 and self.taken:
-            self._venue.reclaim()
+            self.backend.venue.reclaim()
 
     async def _resume(self) -> None:
         """Take the place back in turn."""
-        if self._lent > 1 or not self.taken or self._venue.running < self._venue.capacity:
+        venue = self.backend.venue
+        if self._lent > 1 or not self.taken or venue.running < venue.capacity:
             self._take_back()
             return
         origin = self.batch.workload
@@ -118,20 +120,20 @@ class Seat:
             now=origin.since,
             cost=origin.cost,
         )
-        turn.put_back(Batch(turn, (0,), (None,)))
+        turn.hold(None)
         waiter = self._waiter = asyncio.get_running_loop().create_future()
-        self._venue.wake(turn)
+        venue.wake(turn)
         try:
             await waiter
         except BaseException:
             if waiter.cancelled():
-                self._venue.queue.remove(turn)
+                venue.queue.remove(turn)
                 self._take_back()
             raise
 
     def seat_again(self) -> None:
         """Its turn has come and the venue has counted it in."""
-        self._venue.running -= 1  # taking the place back counts it
+        self.backend.venue.running -= 1  # taking the place back counts it
         if self._waiter is not None and not self._waiter.done():
             self._take_back()
             self._waiter.set_result(None)
@@ -144,14 +146,14 @@ class TaskBackend:
     def __init__(
         self, client: Client, venue: CountedVenue, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._client = client
-        self._venue = venue
+        self.client = client
+        self.venue = venue
         self._loop = loop
         self._seats: dict[Workload, set[Seat]] = {}  # of the calls that run
 
     def assign(self, now: float) -> None:
         """Start what is to start now."""
-        for batch in self._venue.assign(now):
+        for batch in self.venue.assign(now):
             function = batch.workload.function
             if type(function) is Seat:
                 function.seat_again()
@@ -168,14 +170,14 @@ class TaskBackend:
         ignorant = [seat for seats in self._seats.values() for seat in seats]
         for seat in ignorant:
             self._leave(seat)
-            self._client.stopped(seat.batch, started=True)
-            self._client.settled(seat.batch)
+            self.client.stopped(seat.batch, started=True)
+            self.client.settled(seat.batch)
         return [seat.task for seat in ignorant if seat.task is not None]
 
     def _start(self, batch: Batch) -> None:
         workload = batch.workload
         function, item = workload.function, batch.items[0]
-        seat = Seat(self._client, self._venue, batch)
+        seat = Seat(self, batch)
         context: Context = workload.context.copy()
         try:
             context.run(_seat.set, seat)
@@ -184,8 +186,8 @@ class TaskBackend:
                 coroutine = _awaiting(coroutine, function.name)
             task = self._loop.create_task(coroutine, name=workload.settings.name, context=context)
         except Exception as error:  # noqa: BLE001 - calling with wrong arguments, for one
-            self._client.failed(batch, error, 0.0, None)
-            self._client.settled(batch)
+            self.client.failed(batch, error, 0.0, None)
+            self.client.settled(batch)
             return
         seat.task = task
         seats = self._seats.get(workload)
@@ -197,7 +199,7 @@ class TaskBackend:
         if timeout is not None:
             late = TaskTimeout(workload.name, timeout)
             seat.timer = self._loop.call_later(timeout, seat.cancel, late)
-        task.add_done_callback(partial(self._done, seat))
+        task.add_done_callback(seat.task_done)
 
     def _leave(self, seat: Seat) -> None:
         """A call has ended, or is taken to have."""
@@ -210,11 +212,12 @@ class TaskBackend:
         if not seats:
             del self._seats[workload]
 
-    def _done(self, seat: Seat, task: asyncio.Task[Any]) -> None:
+    def ended(self, seat: Seat, task: asyncio.Task[Any]) -> None:
+        """The task of a call has ended."""
         if not seat.taken:  # forsaken before
             return
         self._leave(seat)
-        batch, client = seat.batch, self._client
+        batch, client = seat.batch, self.client
         seconds = monotonic() - batch.started
         if task.cancelled():
             self._cancelled(seat, seconds)
@@ -228,12 +231,12 @@ class TaskBackend:
     def _cancelled(self, seat: Seat, seconds: float) -> None:
         """It ended by cancellation: as asked, or for the time it took, or by its own doing."""
         if seat.asked and seat.reason is None:
-            self._client.stopped(seat.batch, started=True)
+            self.client.stopped(seat.batch, started=True)
             return
         error = seat.reason
         if error is None:
             error = RemoteError("asyncio.CancelledError", "the call cancelled itself", "")
-        self._client.failed(seat.batch, error, seconds, None)
+        self.client.failed(seat.batch, error, seconds, None)
 
 
 async def _awaiting(awaitable: Any, name: str) -> Any:  # noqa: ANN401 - whatever the call returns

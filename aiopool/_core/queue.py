@@ -28,17 +28,17 @@ _SWEEP_AT: Final = 64
 class TurnQueue:
     """A priority queue of workloads, each in it at most once."""
 
-    __slots__ = ("_aging", "_heap", "_live", "_order", "_strict")
+    __slots__ = ("_aging", "_heap", "_order", "_strict", "size")
 
     def __init__(self, aging: float) -> None:
         self._aging = 0.0 if aging == inf else aging
         self._strict = aging == inf
         self._heap: list[tuple[Any, ...]] = []
         self._order = count()
-        self._live = 0
+        self.size = 0  # how many are in it; to be read only
 
     def __len__(self) -> int:
-        return self._live
+        return self.size
 
     def __iter__(self) -> Iterator[Workload]:
         """The workloads in it, in no particular order."""
@@ -47,8 +47,8 @@ class TurnQueue:
     def push(self, workload: Workload) -> None:
         """Put it in its place by ``turn`` and ``priority``; if it is in already, move it there."""
         if workload.entry is None:
-            self._live += 1
-        elif len(self._heap) > 2 * self._live + _SWEEP_AT:
+            self.size += 1
+        elif len(self._heap) > 2 * self.size + _SWEEP_AT:
             self._sweep()
         turn, priority = workload.turn, workload.priority
         if self._strict:
@@ -78,10 +78,10 @@ class TurnQueue:
         if workload.entry is None:
             return
         workload.entry = None
-        self._live -= 1
-        if not self._live:
+        self.size -= 1
+        if not self.size:
             self._heap.clear()
-        elif len(self._heap) > 2 * self._live + _SWEEP_AT:
+        elif len(self._heap) > 2 * self.size + _SWEEP_AT:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -91,7 +91,7 @@ class TurnQueue:
     def validate(self) -> None:
         """Raise AssertionError unless what always holds holds."""
         live = [entry for entry in self._heap if entry[-1].entry is entry]
-        assert len(live) == self._live, (len(live), self._live)
+        assert len(live) == self.size, (len(live), self.size)
         assert len({id(entry[-1]) for entry in live}) == len(live)
         heap = self._heap
         assert all(heap[(place - 1) // 2][:3] <= heap[place][:3] for place in range(1, len(heap)))

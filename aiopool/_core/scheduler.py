@@ -57,7 +57,10 @@ class Venue:
 
     def wake(self, workload: Workload) -> None:
         """Queue a workload that has, or may have, something to start."""
-        if workload.entry is None and not workload.stopped and self._has_room(workload):
+        if workload.entry is not None or workload.stopped:
+            return
+        limit = workload.settings.limit
+        if limit is None or workload.running < limit:
             self.queue.push(workload)
 
     def give_back(self, batch: Batch) -> None:
@@ -98,7 +101,7 @@ class Venue:
             batch.began = now
         workload.running += 1
         workload.turn = now
-        if self._has_room(workload) and workload.has_more():
+        if workload.has_more() and self._has_room(workload):
             self.queue.push(workload)
         else:
             self.queue.remove(workload)

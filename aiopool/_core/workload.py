@@ -41,6 +41,10 @@ class Empty:
 
 
 EMPTY = Empty()
+NONE: list[Batch] = []
+"""No calls; a list that stays empty."""
+
+_FIRST = (0,)
 
 
 @final
@@ -95,7 +99,8 @@ class Workload:
     """Calls of one function: who they are, what is left of them, and when their turn is."""
 
     __slots__ = (
-        "_back",
+        "_item",
+        "_packed",
         "again",
         "context",
         "cost",
@@ -103,6 +108,7 @@ class Workload:
         "entry",
         "exact",
         "function",
+        "here",
         "inner",
         "name",
         "next_index",
@@ -149,8 +155,10 @@ class Workload:
         self.turn = now  # when it was last served; its key in the queue is made from it
         deadline = settings.deadline
         self.deadline = None if deadline is None else now + deadline
-        self.again: list[Batch] = []  # a stack: the last is the first in line
-        self._back = 0  # calls in it
+        self.again: list[Batch] = NONE  # a stack: the last is the first in line
+        self.here = 0  # calls in it, or the one that ``hold`` was given
+        self._item: Any = None
+        self._packed: Any = None
         self.next_index = 0
         self.running = 0  # batches handed out and not yet settled
         self.resting: dict[Batch, None] | None = None  # calls waiting out a backoff, if ever any
@@ -161,15 +169,16 @@ class Workload:
         self.silent = False  # part of another workload's call: not counted, nobody is told
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue
 
+    def hold(self, item: object, packed: object = None) -> None:
+        """Have this one call and no other; ``packed`` is the item as it crosses, if encoded."""
+        self._item = item
+        self._packed = packed
+        self.here = 1
+
     def take(self, count: int) -> Batch | None:
         """Up to ``count`` calls to start now, None if there are none now."""
-        if self.again:
-            batch = self.again.pop()
-            if len(batch) > count:
-                self.again.append(batch.part(count, len(batch)))
-                batch = batch.part(0, count)
-            self._back -= len(batch)
-            return batch
+        if self.here:
+            return self._take_again(count)
         items = self.source.take(count)
         if not items or self.stopped:  # the input is code of the caller's, and may stop all this
             return None
@@ -177,25 +186,46 @@ class Workload:
         self.next_index = first + len(items)
         return Batch(self, range(first, first + len(items)), items)
 
+    def _take_again(self, count: int) -> Batch:
+        """Up to ``count`` calls of those that are here already."""
+        if not self.again:
+            self.here = 0
+            batch = Batch(self, _FIRST, (self._item,))
+            if self._packed is not None:
+                batch.payloads = (self._packed,)
+            return batch
+        batch = self.again.pop()
+        if len(batch) > count:
+            self.again.append(batch.part(count, len(batch)))
+            batch = batch.part(0, count)
+        self.here -= len(batch)
+        return batch
+
+    def _keep(self, batch: Batch) -> None:
+        if self.again is NONE:  # most workloads never need a list
+            self.again = []
+        self.again.append(batch)
+        self.here += len(batch)
+
     def probe(self) -> None:
         """Find out whether the input has ended, by taking one more call and putting it back."""
-        batch = None if self.again or self.stopped else self.take(1)
+        batch = None if self.here or self.stopped else self.take(1)
         if batch is not None:
-            self.again.append(batch)
-            self._back += 1
+            self._keep(batch)
 
     def put_back(self, batch: Batch) -> None:
         """Return calls that were not started: first in line, at their original age."""
         if batch.attempt == 1:
             batch.began = None
-        self.again.append(batch)
-        self._back += len(batch)
+        self._keep(batch)
         self.turn = self.since
 
     def remaining(self) -> int | None:
         """Calls that could still be taken, None if that is not known."""
+        if self.source is EMPTY:
+            return self.here
         left = self.source.remaining()
-        return None if left is None else left + self._back
+        return None if left is None else left + self.here
 
     @property
     def is_running(self) -> bool:
@@ -206,15 +236,16 @@ class Workload:
 
     def has_more(self) -> bool:
         """Whether there may be calls to take."""
-        return self._back > 0 or self.source.remaining() != 0
+        return self.here > 0 or (self.source is not EMPTY and self.source.remaining() != 0)
 
     def stop(self, reason: Exception | None) -> list[Batch]:
         """Let nothing more of it start; return the calls that were waiting to."""
         self.stopped = True
         self.reason = reason
-        dropped = [*reversed(self.again), *(self.resting or ())]
-        self.again.clear()
-        self._back = 0
+        dropped = []
+        while self.here:
+            dropped.append(self._take_again(self.here))
+        dropped += self.resting or ()
         self.resting = None
         return dropped
 

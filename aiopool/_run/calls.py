@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._backends.parcels import pack_argument
 from aiopool._core.options import resolve
-from aiopool._core.workload import Batch, Workload
+from aiopool._core.workload import Workload
 from aiopool._run.gather import Gathering
 from aiopool._run.handle import TaskHandle
 from aiopool._run.sources import check_iterables, open_input
@@ -107,12 +107,10 @@ def single(
         message = "limit bounds the calls of one map or stream; this is a single call"
         raise TypeError(message)
     workload = found.workload(parts, None, star=True, exact=True, since=monotonic())
-    batch = Batch(workload, (0,), (args,))
-    if found.function.code:
-        batch.payloads = (pack_argument(args, found.function),)
+    function = found.function
+    workload.hold(args, pack_argument(args, function) if function.code else None)
     handle: TaskHandle[Any] = TaskHandle(parts.engine, workload, args)
     workload.sink = handle
-    workload.put_back(batch)
     return handle
 
 

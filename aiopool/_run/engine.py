@@ -97,7 +97,9 @@ class Engine:
         venue = self.venues[workload.venue]
         venue.population += 1
         venue.wake(workload)
-        if venue.idle and not self._scheduled:
+        if self._scheduled:
+            return
+        if venue.idle:
             self.changed()  # nothing to gather with: a loop turn saved
         else:
             self.soon()
@@ -185,7 +187,7 @@ class Engine:
                 self._dirty = False
                 now = monotonic()
                 for venue, backend in self._places:
-                    if len(venue.queue):
+                    if venue.queue.size:
                         backend.assign(now)
         finally:
             self._assigning = False

@@ -147,9 +147,7 @@ class Gate:
         inner.context = outer.context
         handle: TaskHandle[Any] = TaskHandle(self._engine, inner, batch.items[0])
         inner.sink = handle
-        call = Batch(inner, (0,), batch.items)
-        call.payloads = batch.payloads
-        inner.put_back(call)
+        inner.hold(batch.items[0], batch.payloads and batch.payloads[0])
         handle.begin()
         return handle
 

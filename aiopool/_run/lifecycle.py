@@ -68,14 +68,16 @@ class Lifecycle:
         return self._same_loop(self._parts)
 
     def _open_parts(self) -> Machinery:
-        parts = self._entered_parts()
+        parts = self._parts
+        # The private getter does not raise where no loop runs, and costs a third.
+        if parts is None or asyncio._get_running_loop() is not parts.engine.loop:  # noqa: SLF001
+            parts = self._entered_parts()
         if self._refusing or parts.closer.begun:
             message = "this pool is closing or closed and takes no more work"
             raise PoolClosed(message)
         return parts
 
     def _same_loop(self, parts: Machinery) -> Machinery:
-        # The private getter does not raise where no loop runs, and costs a third.
         if asyncio._get_running_loop() is not parts.engine.loop:  # noqa: SLF001
             message = (
                 "this pool belongs to another event loop or thread; use it in the loop that "

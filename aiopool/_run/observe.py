@@ -77,7 +77,8 @@ def _queued(engine: Engine) -> dict[int, int]:
     queued: Counter[int] = Counter()
     for workload in engine.live:
         if not workload.silent:
-            left = workload.remaining() or sum(map(len, workload.again))
+            left = workload.remaining()
+            left = workload.here if left is None else left
             queued[workload.priority] += left + len(workload.resting or ())
     for gate in engine.gates:
         queued.update(workload.priority for workload in gate.standing())

@@ -152,7 +152,7 @@ class Machinery:
     def inside(self) -> bool:
         """Whether this is running in a call of this pool's own."""
         seat = current_seat()
-        return seat is not None and seat.client is self.engine
+        return seat is not None and seat.backend.client is self.engine
 
     def _install_threads(self, aging: float) -> ThreadPoolExecutor:
         count = max(16, _THREADS_EACH * available_cpus())

@@ -80,7 +80,8 @@ class Ticket(asyncio.Future[T], Generic[T]):
     ) -> None:
         """As ``asyncio.Future``; what asyncio itself adds tells of a call that waits."""
         super().add_done_callback(fn, context=context)
-        if not self.done() and _is_waiting(fn) and (seat := current_seat()) is not None:
+        seat = current_seat()
+        if seat is not None and not self.done() and _is_waiting(fn):
             seat.lend_until(self)
 
     def __await__(self) -> Generator[Any, None, T]:

@@ -9,8 +9,8 @@ functions first. A group is consecutive calls of one function::
 
     (first call's number, function's id, the function pickled or None if sent before, mode, load)
 
-With ``SCALARS`` in the mode the load is one pickle of the list of arguments, else a list with the
-``Packed`` argument of each call. With ``STAR`` that argument is a tuple to be spread. With
+With ``SCALARS`` in the mode the load is one pickle of the list of arguments, else a sequence with
+the ``Packed`` argument of each call. With ``STAR`` that argument is a tuple to be spread. With
 ``EXACT`` each result is noted in the journal, or sent, before the next call starts, so that no
 call need ever run twice.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aiopool._backends import parcels
 from aiopool._backends.base import Function
-from aiopool._backends.parcels import can_pickle, encode, pack_argument, pack_function
+from aiopool._backends.parcels import can_pickle, encode, pack_argument, pack_function, ready_parcel
 from aiopool._core.estimate import Estimate
 from aiopool._core.options import Settings
 from aiopool._core.workload import Batch, Workload
@@ -144,19 +144,17 @@ def test_what_was_packed_before_is_not_packed_again():
     """A batch that knows its payloads is sent as those, whatever its items are."""
     batch = make_batch([Bad(), Bad()], star=True, exact=True)
     batch.payloads = [pack(("one",)), pack(("two",))]
-    (parcel,), refused, rest = encode(batch)
+    parcel = ready_parcel(batch)
     assert parcel.batch is batch
     assert parcel.mode == STAR | EXACT
     assert items_of(parcel) == [("one",), ("two",)]
-    assert (refused, rest) == ([], None)
 
 
 def test_a_part_of_what_was_packed_before():
     """A part of such a batch is sent as its own part of the payloads."""
     batch = make_batch([Bad(), Bad(), Bad()])
     batch.payloads = [pack(n) for n in range(3)]
-    (parcel,), _, _ = encode(batch.part(1, 3))
-    assert items_of(parcel) == [1, 2]
+    assert items_of(ready_parcel(batch.part(1, 3))) == [1, 2]
 
 
 def test_arrays_go_beside_the_pickle():

@@ -48,7 +48,7 @@ def workload(name="w", source=EMPTY, *, now=0.0, cost=None, **options):
 def single(name="s", **options):
     """A workload of one call."""
     job = workload(name, **options)
-    job.put_back(Batch(job, (0,), ((),)))
+    job.hold(())
     return job
 
 

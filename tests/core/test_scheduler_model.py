@@ -128,7 +128,7 @@ class Model(RuleBasedStateMachine):
     @rule(priority=st.integers(-3, 3), cost=st.sampled_from(range(5)))
     def submit(self, priority, cost):
         job = self.new_job(EMPTY, priority, cost, None)
-        job.workload.put_back(Batch(job.workload, (0,), (0,)))
+        job.workload.hold(0)
         job.line = [Call(0, 1)]
         job.pulled = 1
         self.venue.wake(job.workload)

@@ -211,7 +211,7 @@ def test_an_input_may_stop_its_own_workload(pull):
     source = Stopping(3)
     source.job = job = workload(source)
     assert pull(job) is None
-    assert (job.next_index, job.again) == (0, [])
+    assert (job.next_index, job.here) == (0, 0)
 
 
 # --- probing --------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_probing_a_dry_or_stopped_workload_does_nothing():
     """A probe of a dry source queues nothing, and a stopped workload's source is not asked."""
     job = workload(Items(0))
     job.probe()
-    assert job.again == []
+    assert job.here == 0
     source = Items(3)
     stopped = workload(source)
     stopped.stop(None)
@@ -364,3 +364,43 @@ def test_every_call_is_in_one_place(count, known, changes):
     everywhere = [*held, *job.stop(None)]
     places = [index for batch in everywhere for index in batch.indices]
     assert sorted(places) == list(range(count - len(source.items)))
+
+
+# --- one call -------------------------------------------------------------------------------
+
+
+def test_a_held_call_is_taken_once():
+    """A workload that holds one call hands out that call, and then nothing."""
+    job = workload()
+    job.hold("item")
+    assert (job.remaining(), job.has_more()) == (1, True)
+    batch = job.take(5)
+    assert (batch.indices, batch.items, batch.payloads) == ((0,), ("item",), None)
+    assert (job.remaining(), job.has_more(), job.take(5)) == (0, False, None)
+
+
+def test_a_held_call_brings_its_encoded_form():
+    """What it was given as the encoded item goes with the batch."""
+    job = workload()
+    job.hold("item", "packed")
+    assert job.take(1).payloads == ("packed",)
+
+
+def test_a_held_call_comes_back():
+    """A held call that was put back is handed out as the same batch."""
+    job = workload()
+    job.hold("item", "packed")
+    batch = job.take(1)
+    job.put_back(batch)
+    assert job.take(1) is batch
+
+
+def test_a_held_call_is_dropped_by_a_stop():
+    """Stopping returns the held call if it was not taken, and nothing otherwise."""
+    job, taken = workload(), workload()
+    job.hold("item")
+    taken.hold("item")
+    taken.take(1)
+    assert [batch.items for batch in job.stop(None)] == [("item",)]
+    assert taken.stop(None) == []
+    assert job.take(1) is None
