@@ -127,6 +127,9 @@ class Workload:
         "venue",
     )
 
+    _item: Any
+    _packed: Any
+
     def __init__(  # noqa: PLR0913 - all but two by keyword
         self,
         function: Any,  # noqa: ANN401 - whatever the venue's backend calls
@@ -157,8 +160,7 @@ class Workload:
         self.deadline = None if deadline is None else now + deadline
         self.again: list[Batch] = NONE  # a stack: the last is the first in line
         self.here = 0  # calls in it, or the one that ``hold`` was given
-        self._item: Any = None
-        self._packed: Any = None
+        self._item = self._packed = None  # that call, and as it crosses
         self.next_index = 0
         self.running = 0  # batches handed out and not yet settled
         self.resting: dict[Batch, None] | None = None  # calls waiting out a backoff, if ever any
