@@ -217,6 +217,7 @@ class TaskBackend:
         if not seat.taken:  # forsaken before
             return
         self._leave(seat)
+        seat.task = None  # its context holds the seat, and it holds the result
         batch, client = seat.batch, self.client
         seconds = monotonic() - batch.started
         if task.cancelled():

@@ -118,11 +118,11 @@ class Engine:
         if workload.stopped or workload not in self._live:
             return
         self._resting -= len(workload.resting or ())
-        dropped = workload.stop(reason)
+        dropped, sink = workload.stop(reason), workload.sink
         self.venues[workload.venue].drop(workload)
         for batch in dropped:
             self._tell_stopped(batch, started=False)
-        workload.sink.ended()
+        sink.ended()
         if workload.running:
             self._backends[workload.venue].stop(workload, reason)
         self.soon()
@@ -134,6 +134,7 @@ class Engine:
 
     def concluded(self, workload: Workload) -> None:
         """A sink has been told of all calls of its workload."""
+        workload.sink = None  # the two hold each other, and a large result until a collection
         timer = self._live.pop(workload)
         if timer is not None:
             timer.cancel()

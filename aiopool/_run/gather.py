@@ -52,6 +52,7 @@ class Gathering:
         try:
             return await self._ticket
         finally:
+            del self._ticket  # the results are the caller's alone now
             await self._input.aclose()
 
     def values(self, batch: Batch, values: Sequence[Any], seconds: float, pid: int | None) -> None:
@@ -108,6 +109,7 @@ class Gathering:
             ticket.conclude_stopped()
         else:
             ticket.conclude(self._results)
+        self._results = []  # or what refers to this would keep them until a collection
         self._engine.concluded(workload)
 
     def _overrun(self) -> Exception | None:

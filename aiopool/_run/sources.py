@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 
@@ -91,6 +91,7 @@ class PulledInput:
         self._left: int | None = None
         if all(hasattr(iterable, "__len__") for iterable in iterables):
             self._left = min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
+        self._iterator: Iterator[Any]
         self._iterator = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)  # noqa: B905 - as ``map`` does
         self._loop = asyncio.get_running_loop()
         self._done = False
@@ -130,6 +131,7 @@ class PulledInput:
 
     def _finish(self) -> None:
         self._done = True
+        self._iterator = iter(())  # the caller's items are the caller's again
         self._loop.call_soon(self._ended)  # once the items just taken are accounted for
 
 

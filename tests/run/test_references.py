@@ -1,0 +1,69 @@
+"""What went through a pool is freed when its caller lets go of it, not at some later collection."""
+
+import asyncio
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from aiopool import Pool
+from tests import jobs
+from tests.run.support import turns
+
+
+@pytest.fixture(autouse=True)
+def _no_collection():
+    """Let nothing be freed by the cycle collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def make_async(size):
+    await asyncio.sleep(0)
+    return np.zeros(size)
+
+
+@pytest.mark.parametrize("fn", [np.zeros, make_async], ids=["process", "loop"])
+async def test_a_result_is_freed(fn):
+    """Neither run nor map nor stream keeps a result that its caller has dropped."""
+    async with Pool(1) as pool:
+        results = [await pool.run(fn, 9), *await pool.map(fn, [9])]
+        async with pool.stream(fn, [9]) as stream:
+            results += [value async for value in stream]
+        del stream
+        references = [weakref.ref(result) for result in results]
+        results.clear()
+        await turns(3)
+        assert [reference() is None for reference in references] == [True] * 3
+
+
+async def test_an_argument_is_freed():
+    """Neither run nor map nor stream keeps an argument beyond its call."""
+    async with Pool(1) as pool:
+        arguments = [np.zeros(9) for _ in range(3)]
+        references = [weakref.ref(argument) for argument in arguments]
+        await pool.run(jobs.length, arguments.pop())
+        await pool.map(jobs.length, [arguments.pop()])
+        async with pool.stream(jobs.length, [arguments.pop()]) as stream:
+            assert [value async for value in stream] == [9]
+        del stream
+        await turns(3)
+        assert [reference() is None for reference in references] == [True] * 3
+
+
+async def test_the_arguments_of_a_failed_map_are_freed():
+    """A map that failed keeps neither its items nor its other results."""
+    async with Pool(1) as pool:
+        items = [np.zeros(9), np.ones(9)]
+        references = [weakref.ref(item) for item in items]
+        with pytest.raises(ValueError):
+            await pool.map(jobs.raise_type, [ValueError])
+        found = await pool.map(jobs.echo, items, return_exceptions=True)
+        references += [weakref.ref(value) for value in found]
+        items.clear()
+        found.clear()
+        await turns(3)
+        assert [reference() is None for reference in references] == [True] * 4
