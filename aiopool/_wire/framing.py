@@ -15,8 +15,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
+from aiopool._wire.memory import allocate
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from aiopool._wire.memory import Writable
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,7 +42,7 @@ class Frame(NamedTuple):
 
     kind: int
     body: Bytes
-    buffers: list[bytearray]
+    buffers: list[Writable]
 
 
 def encode(kind: int, body: Bytes, buffers: Sequence[Bytes] = ()) -> list[Bytes]:
@@ -114,7 +118,7 @@ class Decoder:
     def _small(self, kind: int, lengths: list[int], start: int) -> Frame:
         stop = start + lengths[0]
         body = self._scratch[start:stop]
-        buffers = []
+        buffers: list[Writable] = []
         for length in lengths[1:]:
             buffers.append(bytearray(self._scratch[stop : stop + length]))
             stop += length
@@ -145,7 +149,7 @@ class _Large:
 
     def __init__(self, kind: int, lengths: list[int]) -> None:
         self._kind = kind
-        self._parts = [bytearray(length) for length in lengths]
+        self._parts = [allocate(length) for length in lengths]
         self._views = [memoryview(part) for part in reversed(self._parts) if part]
         self._filled = 0
 

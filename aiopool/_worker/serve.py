@@ -21,6 +21,7 @@ from aiopool._wire.diagnosis import explain
 from aiopool._wire.failure import encode_failure
 from aiopool._wire.framing import Decoder, encode
 from aiopool._wire.journal import Journal
+from aiopool._wire.memory import unused
 from aiopool._wire.messages import (
     ERROR,
     EXACT,
@@ -293,10 +294,13 @@ def _broke_an_import(error: BaseException) -> bool:
 
 
 def _resident() -> int:
-    """Memory this process holds, in bytes; its peak where the present figure is not told."""
+    """Memory this process holds, in bytes; its peak where the present figure is not told.
+
+    Without what is kept to receive arguments into: that is no call's doing.
+    """
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is no light import
-            return int(file.read().split()[1]) * _PAGE
+            return int(file.read().split()[1]) * _PAGE - unused()
     except OSError:
         import resource  # not on every platform, and only wanted here
 
