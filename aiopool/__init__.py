@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiopool._run.handle import TaskHandle
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
+    from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
     from aiopool.errors import (
@@ -40,6 +41,7 @@ __all__ = [
     "Priority",
     "RemoteError",
     "Retry",
+    "Shared",
     "Stream",
     "TaskGroup",
     "TaskHandle",
@@ -60,6 +62,7 @@ _HOME: Final = {
     "Priority": "_core.options",
     "RemoteError": "errors",
     "Retry": "_core.retry",
+    "Shared": "_wire.shared",
     "Stream": "_run.stream",
     "TaskGroup": "_run.taskgroup",
     "TaskHandle": "_run.handle",

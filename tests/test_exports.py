@@ -27,6 +27,7 @@ PUBLIC = ERRORS | {
     "PoolStatistics",
     "Priority",
     "Retry",
+    "Shared",
     "Stream",
     "TaskGroup",
     "TaskHandle",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 from aiopool._backends import leaving
@@ -19,6 +20,7 @@ from aiopool._backends.parcels import encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
+from aiopool._wire import shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +71,8 @@ class Fleet:
         self._closing = False
         self._emptied: asyncio.Event = asyncio.Event()
         self.crashed = 0
+        self._loop = asyncio.get_running_loop()
+        shared.watchers.add(self._object_gone)
         if context.get_start_method() == "forkserver":
             preload()
 
@@ -101,6 +105,7 @@ class Fleet:
     async def close(self) -> None:
         """Let all workers go, at most a grace period and what killing takes; idempotent."""
         self._closing = True
+        shared.watchers.discard(self._object_gone)
         if self._pause is not None:
             self._pause.cancel()
         for lane in list(self._lanes.values()):
@@ -141,6 +146,15 @@ class Fleet:
         elif crashed:
             self._open_lane()
         self._client.changed()
+
+    def _object_gone(self) -> None:
+        """The handle of a shared object is gone, as seen by any thread."""
+        with suppress(RuntimeError):  # the loop is closed, and the workers are with it
+            self._loop.call_soon_threadsafe(self._sweep)
+
+    def _sweep(self) -> None:
+        for lane in self._lanes.values():
+            lane.sweep()
 
     def _load(self, slot: Slot, batch: Batch) -> list[Parcel]:
         """Encode a batch for its worker; what cannot go fails, what is too much waits."""

@@ -156,6 +156,11 @@ class Lane:
         if self.state is State.READY:
             self._watch.stop(workload, error)
 
+    def sweep(self) -> None:
+        """Have the worker let go of shared objects that are gone."""
+        if self.state is State.READY:
+            self._send([])
+
     def close(self) -> None:
         """Let the worker go, killing it after the grace period; the fleet is told when it is."""
         if self.state in (State.STARTING, State.READY):

@@ -13,6 +13,7 @@ from aiopool._core.options import resolve
 from aiopool._core.workload import Workload
 from aiopool._run.gather import Gathering
 from aiopool._run.handle import TaskHandle
+from aiopool._run.sharing import opening
 from aiopool._run.sources import check_iterables, open_input
 from aiopool._run.stream import Flow
 from aiopool._run.ticket import Ticket
@@ -69,6 +70,7 @@ class Plan:
         )
         if self.place != "process" or parts.fleet is None:
             workload.context = copy_context()
+            workload.function = opening(self.function)
         return workload
 
 

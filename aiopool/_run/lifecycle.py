@@ -77,6 +77,12 @@ class Lifecycle:
             raise PoolClosed(message)
         return parts
 
+    def _check_open(self) -> None:
+        """As ``_open_parts``, in whatever thread."""
+        if self._parts is None or self._refusing or self._parts.closer.begun:
+            message = "this pool is not open, or is closing: there are no calls to share with"
+            raise PoolClosed(message)
+
     def _same_loop(self, parts: Machinery) -> Machinery:
         if asyncio._get_running_loop() is not parts.engine.loop:  # noqa: SLF001
             message = (

@@ -9,6 +9,7 @@ from aiopool._run import calls, observe
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.meter import shown
 from aiopool._run.setup import check_settings
+from aiopool._run.sharing import Shared, share
 from aiopool._run.sources import spread
 from aiopool._run.stream import Flow, Stream
 from aiopool._run.taskgroup import TaskGroup
@@ -51,9 +52,8 @@ class Pool(Lifecycle):
     context or start method, default forkserver where there is one, else spawn. ``initializer``
     runs in each new worker with ``initargs``. A worker is replaced after
     ``max_tasks_per_worker`` calls, or once it holds more than ``max_worker_memory`` bytes between
-    calls. ``observers`` are called with the events of ``aiopool.events``.
-
-    Raises TypeError or ValueError naming the parameter that is out of range.
+    calls. ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or
+    ValueError naming the parameter that is out of range.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter for each thing a pool lets be chosen
@@ -337,6 +337,16 @@ class Pool(Lifecycle):
             return many.flow(ordered=ordered, buffersize=width)
 
         return Stream(start, return_exceptions=return_exceptions)
+
+    def share(self, obj: T) -> Shared[T]:
+        """Place a large object in shared memory once; the handle to pass to calls in its place.
+
+        Calls receive the object, its arrays read-only. It takes about as long as three copies and
+        may be called in another thread. Freed when nobody holds the handle. Raises
+        ``NotTransferable``, ``PoolClosed``; warns where memory is short and it goes by the socket.
+        """
+        self._check_open()
+        return share(obj)
 
     def task_group(self) -> TaskGroup:
         """A structured scope over this pool: ``async with pool.task_group() as group``."""

@@ -10,6 +10,7 @@ cloudpickle is imported here and nowhere else, when it is first needed.
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -65,24 +66,13 @@ def pack(obj: object) -> Packed:
     if type(obj) is tuple and all_scalars(obj):  # the usual arguments: nothing can go wrong
         data = pickle.dumps(obj, _PROTOCOL)
         return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), ()
-    buffers: list[pickle.PickleBuffer] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        """Whether a buffer goes among the bytes: a small one, or one too many."""
-        if memoryview(buffer).nbytes < _SMALL or len(buffers) >= MOST_BUFFERS:
-            return True
-        buffers.append(buffer)
-        return False
-
-    try:
-        data = pickle.dumps(obj, _PROTOCOL, buffer_callback=keep)
-        by_value = _MAIN in data
-    except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
-        by_value = True
-    if by_value:
-        buffers.clear()
-        data = _by_value(obj, keep)
+    data, buffers = _pack(obj, _SMALL, MOST_BUFFERS)
     return (data if len(data) < _LARGE else pickle.PickleBuffer(data)), buffers or ()
+
+
+def pack_apart(obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle with every buffer beside the bytes; raises as ``dumps``."""
+    return _pack(obj, 0, sys.maxsize)
 
 
 def unpack(packed: Packed) -> Any:  # noqa: ANN401 - pickle's own type
@@ -96,6 +86,28 @@ def seal(envelope: object) -> tuple[bytes, list[Bytes]]:
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(envelope, _PROTOCOL, buffer_callback=buffers.append)
     return body, [buffer.raw() for buffer in buffers]
+
+
+def _pack(obj: object, least: int, most: int) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickle with so many buffers of at least so many bytes beside the bytes."""
+    buffers: list[pickle.PickleBuffer] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Whether a buffer goes among the bytes: a small one, or one too many."""
+        if memoryview(buffer).nbytes < least or len(buffers) >= most:
+            return True
+        buffers.append(buffer)
+        return False
+
+    try:
+        data = pickle.dumps(obj, _PROTOCOL, buffer_callback=keep)
+        by_value = _MAIN in data
+    except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
+        by_value = True
+    if by_value:
+        buffers.clear()
+        data = _by_value(obj, keep)
+    return data, buffers
 
 
 def _by_value(obj: object, collect: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:

@@ -35,6 +35,7 @@ from aiopool._wire.messages import (
 )
 from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
 from aiopool._wire.pickling import can_pickle, dumps, loads, pack, seal, unpack
+from aiopool._wire.shared import sweep
 from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
 
 if TYPE_CHECKING:
@@ -143,6 +144,8 @@ class Worker:
         forget, groups = loads(frame.body, frame.buffers)
         if forget:
             self._functions.clear()
+        if not groups:
+            sweep()
         now = monotonic_ns()
         self._heard += 1
         self._brisk = now - self._sent < _LINGER
