@@ -148,11 +148,15 @@ class _Named:
 
 
 class _Quiet(SharedMemory):
-    """Does not complain when it is dropped while somebody looks at it: the map stays for them."""
+    """Does not complain when it is closed while somebody looks at it: the map stays for them."""
 
-    def __del__(self) -> None:
-        with suppress(BufferError, OSError):
-            self.close()
+    def close(self) -> None:
+        try:
+            super().close()
+        except BufferError:
+            fd, self._fd = getattr(self, "_fd", -1), -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def _open_file(pid: int, number: int) -> memoryview:
@@ -166,7 +170,8 @@ def _open_file(pid: int, number: int) -> memoryview:
 
 
 def _open_named(name: str) -> memoryview:
-    return _view(_Quiet(name)).toreadonly()
+    memory = _Quiet(name)
+    return _view(memory).toreadonly()
 
 
 def _view(memory: SharedMemory) -> memoryview:

@@ -69,7 +69,7 @@ class Shared(Generic[T]):
                 f"{self} of {sum(map(len, self._carried)):,} bytes does not fit in shared memory "
                 f"({error}); it goes to a worker with every call instead"
             )
-            warn(message, RuntimeWarning, stacklevel=4)
+            warn(message, RuntimeWarning, stacklevel=5)  # the line that calls pool.share
         else:
             self._address = segment.address
             _placed.add(segment)

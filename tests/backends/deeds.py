@@ -200,6 +200,16 @@ class SysExitAtUnpickle:
         return jobs.sys_exit, ("at unpickle",)
 
 
+class Unpickles:
+    """Becomes what a function returns where it is unpickled."""
+
+    def __init__(self, fn, args):
+        self.call = fn, args
+
+    def __reduce__(self):
+        return self.call
+
+
 class KillsAtUnpickle:
     """Kills the process that unpickles it."""
 
