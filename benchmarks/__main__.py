@@ -12,7 +12,16 @@ from pathlib import Path
 
 from benchmarks.harness import Options, parse
 
-NAMES = ("latency", "map_tiny", "submit_many", "coroutines", "efficiency", "recovery", "startup")
+NAMES = (
+    "latency",
+    "map_tiny",
+    "submit_many",
+    "coroutines",
+    "large_arguments",
+    "efficiency",
+    "recovery",
+    "startup",
+)
 
 
 def command(name: str, options: Options, report: Path) -> list[str]:

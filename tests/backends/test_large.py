@@ -58,6 +58,23 @@ async def test_numpy_arrays(start_method):
             assert np.array_equal(before, after)
 
 
+async def test_arrays_that_a_worker_keeps(start_method):
+    """Arguments that a worker keeps stay what they are while others come in."""
+    async with aiopool.Pool(1, mp_context=start_method) as pool:
+        for n in range(6):
+            assert await pool.run(keep, np.full(1_000_000, n)) == [*range(n + 1)]
+
+
+def keep(array):
+    """Add to the arrays kept, and give the one value that is in each of them."""
+    _kept.append(array)
+    values = [np.unique(kept) for kept in _kept]
+    return [int(value[0]) for value in values if len(value) == 1]
+
+
+_kept = []
+
+
 async def test_cancel_while_a_large_argument_is_sent():
     """A call cancelled while its argument is on its way leaves the lane in working order."""
     async with aiopool.Pool(1) as pool:

@@ -129,6 +129,31 @@ async def test_other_objects(pool):
     assert await pool.run(jobs.echo, pool.share({"a": [1, 2]})) == {"a": [1, 2]}
 
 
+def column(table, name):
+    return list(table[name][:3])
+
+
+def overwrite_frame(frame):
+    frame.iloc[0, 0] = 7
+
+
+async def test_a_table_of_pandas(pool):
+    """A frame of pandas arrives as one that cannot be written to."""
+    pandas = pytest.importorskip("pandas")
+    handle = pool.share(pandas.DataFrame({"a": ARRAY, "b": ARRAY + 1}))
+    assert await pool.run(column, handle, "b") == [1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        await pool.run(overwrite_frame, handle)
+
+
+async def test_a_table_of_arrow(pool):
+    """A table of Arrow arrives with its columns."""
+    arrow = pytest.importorskip("pyarrow")
+    handle = pool.share(arrow.table({"a": ARRAY}))
+    found = await pool.run(column, handle, "a")
+    assert [value.as_py() for value in found] == [0, 1, 2]
+
+
 async def test_a_worker_opens_an_object_once(pool):
     """Every call of one worker receives the same object."""
     handle = pool.share(ARRAY)
