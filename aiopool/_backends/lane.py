@@ -157,9 +157,10 @@ class Lane:
             self._watch.stop(workload, error)
 
     def sweep(self) -> None:
-        """Have the worker let go of shared objects that are gone."""
+        """Have the worker let go of shared objects that are gone, and what is bound to them."""
         if self.state is State.READY:
-            self._send([])
+            self._known.clear()
+            self._process.send(CALLS, *seal((True, ())))
 
     def close(self) -> None:
         """Let the worker go, killing it after the grace period; the fleet is told when it is."""

@@ -52,7 +52,8 @@ class Gathering:
         try:
             return await self._ticket
         finally:
-            del self._ticket  # the results are the caller's alone now
+            if self._concluded:
+                del self._ticket  # which refers to this, and to the results
             await self._input.aclose()
 
     def values(self, batch: Batch, values: Sequence[Any], seconds: float, pid: int | None) -> None:

@@ -128,11 +128,17 @@ class PulledInput:
     async def aclose(self) -> None:
         """Pull nothing more."""
         self._done = True
+        self._let_go()
 
     def _finish(self) -> None:
         self._done = True
-        self._iterator = iter(())  # the caller's items are the caller's again
         self._loop.call_soon(self._ended)  # once the items just taken are accounted for
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold neither the caller's items nor the sink, which holds this."""
+        self._iterator = iter(())
+        self._ended = _nothing
 
 
 @final
@@ -181,6 +187,7 @@ class FedInput:
             closed: Ticket[None] = Ticket(self._loop)
             self._feeder.add_done_callback(lambda _: closed.conclude(None))
             await closed
+        self._bound, self._more = int, _nothing  # of the sink, which holds this
 
     async def _feed(self, iterables: Sequence[Items]) -> None:
         rows = _rows(iterables)
@@ -210,6 +217,10 @@ class FedInput:
         ended, self._ended = self._ended, None
         if ended is not None:
             self._loop.call_soon(ended)
+
+
+def _nothing() -> None:
+    """Nobody is to be told any more."""
 
 
 async def _spread_async(rows: AsyncIterable[Any]) -> AsyncIterator[tuple[Any, ...]]:

@@ -5,8 +5,8 @@ pickles of users' values lie inside as bytes and are opened one at a time, where
 crash can be put down to the right call.
 
 ``CALLS`` (parent to worker): ``(forget, groups)``; ``forget`` empties the worker's table of
-functions first. Without groups it says that shared objects are gone, which the worker then lets go
-of. A group is consecutive calls of one function::
+functions first. Without groups it says that shared objects are gone: the worker lets go of them,
+and of functions they may be bound to. A group is consecutive calls of one function::
 
     (first call's number, function's id, the function pickled or None if sent before, mode, load)
 

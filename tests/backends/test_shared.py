@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -285,6 +286,18 @@ async def test_idle_workers_let_go():
         del handle
         await wait_until(lambda: [maps_of(pid) for pid in pids] == [0, 0])
         assert not shared_descriptors()
+
+
+@linux
+async def test_functions_let_go(pool):
+    """An object that is bound to a function goes with its handle as well."""
+    bound = partial(total, pool.share(ARRAY))
+    assert await pool.map(bound, range(3)) == [0, ARRAY.sum(), 2 * ARRAY.sum()]
+    pid = await pool.run(jobs.pid)
+    assert maps_of(pid) == 1
+    del bound
+    await wait_until(lambda: maps_of(pid) == 0)
+    assert await pool.run(jobs.pid) == pid
 
 
 @linux

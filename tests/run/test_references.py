@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,6 +51,23 @@ async def test_an_argument_is_freed():
         async with pool.stream(jobs.length, [arguments.pop()]) as stream:
             assert [value async for value in stream] == [9]
         del stream
+        await turns(3)
+        assert [reference() is None for reference in references] == [True] * 3
+
+
+async def rows(*items):
+    for item in items:
+        yield item
+
+
+async def test_a_function_is_freed():
+    """What a function holds goes when its last caller is done with it."""
+    async with Pool(1) as pool:
+        held = [np.zeros(9) for _ in range(3)]
+        references = [weakref.ref(array) for array in held]
+        await pool.run(partial(np.add, held.pop()), 1)
+        await pool.map(partial(np.add, held.pop()), [1, 2])
+        await pool.map(partial(np.add, held.pop()), rows(1, 2))
         await turns(3)
         assert [reference() is None for reference in references] == [True] * 3
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import assert_type
 
-from aiopool import Outcome, Pool, Priority, Retry, TaskHandle, run
+from aiopool import Outcome, Pool, Priority, Retry, Shared, TaskHandle, run
 
 
 def crunch(number: int, power: int = 2) -> float:
@@ -52,10 +52,24 @@ async def streams(pool: Pool) -> None:
             assert_type(outcome.unwrap(), bytes)
 
 
+def look_up(table: dict[str, int], key: str) -> int:
+    return table[key]
+
+
+async def sharing(pool: Pool) -> None:
+    table: Shared[dict[str, int]] = pool.share({"a": 1})
+    assert_type(table, dict[str, int])
+    assert_type(await pool.run(look_up, table, "a"), int)
+    assert_type(await pool.starmap(look_up, [(table, "a")]), list[int])
+    assert_type(await pool.run(partial(look_up, table), "a"), int)
+    assert_type(await pool.submit(crunch, pool.share(10)), float)
+
+
 async def wrong(pool: Pool) -> None:
     await pool.run(crunch, "ten")  # type: ignore[arg-type]
     await pool.run(crunch, 10, priorty=1)  # type: ignore[call-overload]
     await pool.submit(fetch, 10)  # type: ignore[arg-type]
+    await pool.run(crunch, pool.share("ten"))  # type: ignore[arg-type]
 
 
 async def main() -> int:
