@@ -29,6 +29,7 @@ from aiopool._wire.slate import FINISHED, SENT, STARTED
 from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
@@ -143,9 +144,9 @@ class Lane:
                 self._send(parcels[start : start + _GROUPS])
         self._watch.arm()
 
-    def _send(self, parcels: list[Parcel]) -> None:
-        forget = len(self._known) + len(parcels) > _FUNCTIONS
-        if forget:
+    def _send(self, parcels: Sequence[Parcel], *, forget: bool = False) -> None:
+        if forget or len(self._known) + len(parcels) > _FUNCTIONS:
+            forget = True
             self._known.clear()
         groups = list(map(self._address, parcels))
         self._process.send(CALLS, *seal((forget, groups)))
@@ -159,8 +160,7 @@ class Lane:
     def sweep(self) -> None:
         """Have the worker let go of shared objects that are gone, and what is bound to them."""
         if self.state is State.READY:
-            self._known.clear()
-            self._process.send(CALLS, *seal((True, ())))
+            self._send((), forget=True)
 
     def close(self) -> None:
         """Let the worker go, killing it after the grace period; the fleet is told when it is."""
