@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Final, final
 from aiopool._backends import leaving
 from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
+from aiopool._backends.memory import MemoryWatch
+from aiopool._backends.output import logger_levels
 from aiopool._backends.parcels import encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
 from aiopool._wire import shared
+from aiopool._worker.main import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
 
 _log: Final = logging.getLogger("aiopool")
+START_TIMEOUT: Final = 60.0
+"""Seconds a worker may take to get ready, its initializer included."""
+
 _RETRY_START: Final = 0.5
 """Seconds until a start is tried again after one has failed."""
 
@@ -54,6 +60,7 @@ class Fleet:
         max_tasks: int | None,
         max_memory: int | None,
         vigilant: bool,
+        forward_output: bool,
     ) -> None:
         self._client = client
         self._venue = venue
@@ -63,9 +70,11 @@ class Fleet:
         self._initializer = initializer
         self._max_tasks = max_tasks
         self._max_memory = max_memory
+        self._forward_output = forward_output
         self._keeper = ThreadPoolExecutor(size + 2, thread_name_prefix="aiopool keeper")
         self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
+        self._memory = None if max_memory is None else MemoryWatch(max_memory, self._lanes.values)
         self._crashes = 0  # in a row
         self._pause: asyncio.TimerHandle | None = None  # until which no worker is started
         self._closing = False
@@ -94,6 +103,8 @@ class Fleet:
             self._lanes[slot].send(parcels)
         if self._vigil is not None and self._venue.expects_soon(SHORT):
             self._vigil.begin(now)
+        if self._memory is not None:
+            self._memory.arm()
         if self._venue.queue.size:
             self._grow()
 
@@ -108,6 +119,8 @@ class Fleet:
         shared.watchers.discard(self._object_gone)
         if self._pause is not None:
             self._pause.cancel()
+        if self._memory is not None:
+            self._memory.stop()
         for lane in list(self._lanes.values()):
             lane.close()
         while self._lanes:
@@ -201,7 +214,8 @@ class Fleet:
         self._venue.slots.append(slot)
         leaving.remember(lane)
         measure = self._max_memory is not None
-        lane.start(self._context, self._initializer, measure=measure)
+        levels = logger_levels() if self._forward_output else None
+        lane.start(self._context, Plan(self._initializer, measure, levels), START_TIMEOUT)
 
     def _wait(self, delay: float) -> None:
         """Start no worker for so many seconds."""

@@ -18,12 +18,23 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from aiopool._backends.flights import Flights
-from aiopool._backends.launch import UNGUARDED
+from aiopool._backends.launch import why_not_started
+from aiopool._backends.output import Relay
 from aiopool._backends.process import WorkerProcess
 from aiopool._backends.watch import Watch
 from aiopool._wire.failure import decode_failure, remote_error
 from aiopool._wire.journal import Journal
-from aiopool._wire.messages import CALLS, ERROR, HELLO, INTERRUPTED, REFUSED, SKIPPED, VALUE, VALUES
+from aiopool._wire.messages import (
+    CALLS,
+    ERROR,
+    HELLO,
+    INTERRUPTED,
+    REFUSED,
+    RESULTS,
+    SKIPPED,
+    VALUE,
+    VALUES,
+)
 from aiopool._wire.pickling import loads, seal, unpack
 from aiopool._wire.slate import FINISHED, SENT, STARTED
 from aiopool.errors import WorkerCrashed
@@ -40,9 +51,7 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
     from aiopool._wire.framing import Frame
     from aiopool._wire.messages import Group, Segment
-
-START_TIMEOUT: Final = 60.0
-"""Seconds a worker may take to get ready, its initializer included."""
+    from aiopool._worker.main import Plan
 
 _FUNCTIONS: Final = 512
 """Functions a worker remembers before it is told to forget them all."""
@@ -105,7 +114,9 @@ class Lane:
             collect=self._collect,
         )
         self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
+        self._relay = Relay(self._name_of)
         self._refusal: Exception | None = None  # why it could not start
+        self._fault: str | None = None  # why its running call had to die with it
         self._starting: asyncio.Task[None] | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._resident = 0
@@ -126,13 +137,14 @@ class Lane:
         running = self._running()
         return None if running is None else running.flight.batch.workload.name
 
-    def start(self, context: BaseContext, initializer: bytes | None, *, measure: bool) -> None:
-        """Start the worker; the fleet is told when it is ready, or why it is not."""
+    def start(self, context: BaseContext, plan: Plan, timeout: float) -> None:
+        """Start the worker; the fleet is told when it is ready, or why it is not.
+
+        It has ``timeout`` seconds to get ready, its initializer included.
+        """
         loop = asyncio.get_running_loop()
-        self._overdue = loop.call_later(START_TIMEOUT, self._give_up)
-        self._starting = loop.create_task(
-            self._process.start(context, initializer, measure=measure)
-        )
+        self._overdue = loop.call_later(timeout, self._give_up, timeout)
+        self._starting = loop.create_task(self._process.start(context, plan))
         self._starting.add_done_callback(self._start_ended)
 
     def send(self, parcels: list[Parcel]) -> None:
@@ -162,6 +174,12 @@ class Lane:
         if self.state is State.READY:
             self._send((), forget=True)
 
+    def condemn(self, why: str) -> None:
+        """Kill the worker if it executes a call, which fails and says why."""
+        if self.state is State.READY and self._running() is not None:
+            self._fault = why
+            self._process.kill()
+
     def close(self) -> None:
         """Let the worker go, killing it after the grace period; the fleet is told when it is."""
         if self.state in (State.STARTING, State.READY):
@@ -186,10 +204,12 @@ class Lane:
             self._hello()
         elif frame.kind == REFUSED:
             self._refusal = decode_failure(message, loads)
-        else:
+        elif frame.kind == RESULTS:
             segments, self._resident = message
             for segment in segments:
                 self._segment(segment)
+        else:
+            self._relay.received(frame.kind, message)
 
     def batch_received(self) -> None:
         """The messages that came together have been dealt with."""
@@ -216,9 +236,9 @@ class Lane:
             self._refusal = error if isinstance(error, Exception) else None
             self._end()
 
-    def _give_up(self) -> None:
+    def _give_up(self, timeout: float) -> None:
         if self.state is State.STARTING:
-            self._refusal = TimeoutError(f"a worker was not ready within {START_TIMEOUT:g} s")
+            self._refusal = TimeoutError(f"a worker was not ready within {timeout:g} s")
             self._process.kill()
 
     def _hello(self) -> None:
@@ -332,6 +352,10 @@ class Lane:
             self.slot.open = self.slot.allowance != 0
             self._fleet.lane_idle(self, self._resident)
 
+    def _name_of(self, seq: int) -> str | None:
+        call = self._flights.find(seq)
+        return None if call is None else call.flight.batch.workload.name
+
     def _running(self) -> Call | None:
         """The call the worker is executing, as far as its slate tells."""
         if not self._flights:
@@ -346,6 +370,7 @@ class Lane:
         if self.state is not State.CLOSING:
             self.state = State.DEAD
         self.slot.open = False
+        self._relay.end()
         if self._overdue is not None:
             self._overdue.cancel()
         lost: list[Call] = []
@@ -369,7 +394,7 @@ class Lane:
         pid = self.pid
         self.state = State.DEAD
         if failed_start and self._refusal is None:
-            self._refusal = _failed_start(pid, exitcode)
+            self._refusal = why_not_started(pid, exitcode)
         for call in lost:
             self._blame(call, pid, exitcode)
         self._watch.end()
@@ -381,16 +406,7 @@ class Lane:
         if self._watch.was_stopped(call.seq):
             self._unfinished(batch, call.seq, stopped=True)
         else:
-            crash = WorkerCrashed(batch.workload.name, pid=pid, exitcode=exitcode)
+            name, why = batch.workload.name, self._fault
+            crash = WorkerCrashed(name, pid=pid, exitcode=exitcode, reason=why)
             self._client.failed(batch, crash, monotonic() - batch.started, pid)
         self._client.changed()
-
-
-def _failed_start(pid: int | None, exitcode: int | None) -> Exception:
-    """Why a worker ended before it was ready."""
-    if exitcode == UNGUARDED:
-        return RuntimeError(
-            "the main module opens a pool when it is imported, and every new worker imports it; "
-            "put what the script runs under: if __name__ == '__main__':"
-        )
-    return WorkerCrashed("its start", pid=pid, exitcode=exitcode)

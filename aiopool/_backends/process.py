@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aiopool._wire.framing import Bytes
     from aiopool._wire.slate import Slate
+    from aiopool._worker.main import Plan
 
 _LAST_WAIT: Final = 5.0
 """Seconds an exiting interpreter waits for a worker to exist, and for its end.
@@ -68,16 +69,13 @@ class WorkerProcess:
         """The words of its slate."""
         return self.slate.words
 
-    async def start(
-        self, context: BaseContext, initializer: bytes | None, *, measure: bool
-    ) -> None:
+    async def start(self, context: BaseContext, plan: Plan) -> None:
         """Start it and open the one call that serves; returns before it is ready.
 
         Raises OSError where the system refuses a process or a descriptor.
         """
         loop = asyncio.get_running_loop()
-        launch = partial(Launched, context, initializer, measure=measure)
-        self._launching = self._keeper.submit(launch)
+        self._launching = self._keeper.submit(Launched, context, plan)
         self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
         self.pid = launched.pid
         self._connection = await Connection.open(self._owner, launched.sock)

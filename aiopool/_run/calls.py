@@ -8,7 +8,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, final
 
-from aiopool._backends.parcels import pack_argument
+from aiopool._backends.parcels import pack_argument, pack_context
 from aiopool._core.options import resolve
 from aiopool._core.workload import Workload
 from aiopool._run.gather import Gathering
@@ -20,6 +20,7 @@ from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextvars import Context
 
     from aiopool._backends.base import Function
     from aiopool._core.options import Settings
@@ -43,7 +44,7 @@ class Plan:
         """What its calls are called."""
         return self.settings.name or self.function.name
 
-    def workload(
+    def workload(  # noqa: PLR0913 - what sets one workload apart from another, by keyword
         self,
         parts: Machinery,
         sink: Gathering | Flow | None,
@@ -51,6 +52,7 @@ class Plan:
         star: bool,
         exact: bool,
         since: float,
+        context: Context | bytes | None,
     ) -> Workload:
         """A workload of no calls yet."""
         settings = self.settings
@@ -68,10 +70,20 @@ class Plan:
             star=star,
             exact=exact,
         )
-        if self.place != "process" or parts.fleet is None:
-            workload.context = copy_context()
+        workload.context = context
+        if self.stays_here(parts):
             workload.function = opening(self.function)
         return workload
+
+    def stays_here(self, parts: Machinery) -> bool:
+        """Whether its calls are no worker process's."""
+        return self.place != "process" or parts.fleet is None
+
+    def context(self, parts: Machinery) -> Context | bytes | None:
+        """The caller's context for calls in this process, what of it crosses for others."""
+        if self.stays_here(parts):
+            return copy_context()
+        return pack_context(parts.variables) if parts.variables else None
 
 
 def plan(parts: Machinery, fn: Callable[..., Any], options: Mapping[str, Any]) -> Plan:
@@ -108,8 +120,10 @@ def single(
     if found.settings.limit is not None:
         message = "limit bounds the calls of one map or stream; this is a single call"
         raise TypeError(message)
-    workload = found.workload(parts, None, star=True, exact=True, since=monotonic())
-    function = found.function
+    context, function = found.context(parts), found.function
+    workload = found.workload(
+        parts, None, star=True, exact=True, since=monotonic(), context=context
+    )
     workload.hold(args, pack_argument(args, function) if function.code else None)
     handle: TaskHandle[Any] = TaskHandle(parts.engine, workload, args)
     workload.sink = handle
@@ -132,6 +146,7 @@ class Many:
         check_iterables(iterables)
         self.plan = plan(parts, fn, options)
         self._parts = parts
+        self._context = self.plan.context(parts)
         self._iterables = iterables
         self._star = star or len(iterables) > 1
         self._since = 0.0
@@ -170,7 +185,12 @@ class Many:
 
     def _workload(self, sink: Gathering | Flow) -> Workload:
         return self.plan.workload(
-            self._parts, sink, star=self._star, exact=False, since=self._since
+            self._parts,
+            sink,
+            star=self._star,
+            exact=False,
+            since=self._since,
+            context=self._context,
         )
 
     def _input(self, workload: Workload, sink: Gathering | Flow) -> Input:

@@ -17,6 +17,7 @@ from aiopool._run.taskgroup import TaskGroup
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
+    from contextvars import ContextVar
     from multiprocessing.context import BaseContext
     from typing import TypeVarTuple, Unpack
 
@@ -50,10 +51,12 @@ class Pool(Lifecycle):
     priority. ``backend``: None for worker processes, ``"inline"`` to run plain callables at once
     in this thread, or any ``concurrent.futures.Executor``. ``mp_context``: a multiprocessing
     context or start method, default forkserver where there is one, else spawn. ``initializer``
-    runs in each new worker with ``initargs``. A worker is replaced after
+    runs in each new worker with ``initargs``; it has a minute. A worker is replaced after
     ``max_tasks_per_worker`` calls, or once it holds more than ``max_worker_memory`` bytes between
-    calls. ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or
-    ValueError naming the parameter that is out of range.
+    calls; a call in which it holds twice that is killed, on Linux. With ``forward_output`` what
+    workers print, log and warn of arrives here. ``contextvars`` are those whose values go with
+    calls to worker processes. ``observers`` are called with the events of ``aiopool.events``. Raises
+    TypeError or ValueError naming the parameter that is out of range.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter for each thing a pool lets be chosen
@@ -72,26 +75,29 @@ class Pool(Lifecycle):
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
         max_worker_memory: int | None = None,
+        forward_output: bool = True,
+        contextvars: Iterable[ContextVar[Any]] = (),
         observers: Iterable[Observer] = (),
     ) -> None:
-        super().__init__(
-            check_settings(
-                max_workers=max_workers,
-                limit=limit,
-                max_pending=max_pending,
-                retry=retry,
-                timeout=timeout,
-                grace_period=grace_period,
-                aging=aging,
-                backend=backend,
-                mp_context=mp_context,
-                initializer=initializer,
-                initargs=initargs,
-                max_tasks_per_worker=max_tasks_per_worker,
-                max_worker_memory=max_worker_memory,
-                observers=observers,
-            )
+        settings = check_settings(
+            max_workers=max_workers,
+            limit=limit,
+            max_pending=max_pending,
+            retry=retry,
+            timeout=timeout,
+            grace_period=grace_period,
+            aging=aging,
+            backend=backend,
+            mp_context=mp_context,
+            initializer=initializer,
+            initargs=initargs,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
+            forward_output=forward_output,
+            contextvars=contextvars,
+            observers=observers,
         )
+        super().__init__(settings)
         self._submitted: list[TaskHandle[Any]] = []
 
     @overload

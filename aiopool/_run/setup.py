@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -23,10 +25,11 @@ from aiopool._run.engine import Engine
 from aiopool._run.functions import Functions
 from aiopool._run.gate import Gate
 from aiopool._run.news import News
+from aiopool._wire.variables import declare
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from multiprocessing.context import BaseContext
 
@@ -56,6 +59,8 @@ class PoolSettings:
     initializer: bytes | None
     max_tasks: int | None
     max_memory: int | None
+    forward_output: bool
+    variables: tuple[ContextVar[Any], ...]
     news: News
 
 
@@ -84,6 +89,8 @@ def check_settings(  # noqa: PLR0913 - the pool's own parameters
     initargs: tuple[Any, ...],
     max_tasks_per_worker: int | None,
     max_worker_memory: int | None,
+    forward_output: bool,
+    contextvars: Iterable[ContextVar[Any]],
     observers: Iterable[Any],
 ) -> PoolSettings:
     """The parameters in range; raises TypeError or ValueError naming the one that is not."""
@@ -101,6 +108,8 @@ def check_settings(  # noqa: PLR0913 - the pool's own parameters
         initializer=_initializer(initializer, initargs),
         max_tasks=check_count("max_tasks_per_worker", max_tasks_per_worker),
         max_memory=check_count("max_worker_memory", max_worker_memory),
+        forward_output=_flag("forward_output", forward_output),
+        variables=_variables(contextvars),
         news=News(observers),
     )
 
@@ -113,6 +122,7 @@ class Machinery:
         self._settings = settings
         self.engine = engine = Engine(loop, settings.news)
         self.functions = Functions()
+        self.variables = settings.variables  # that travel to worker processes
         self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
         self.backlog = Backlog(engine, settings.max_pending)
         aging = settings.aging
@@ -183,6 +193,7 @@ class Machinery:
             max_tasks=settings.max_tasks,
             max_memory=settings.max_memory,
             vigilant=available_cpus() > 1,
+            forward_output=settings.forward_output,
         )
         self.engine.install("process", venue, fleet)
         return fleet
@@ -241,6 +252,27 @@ def _initializer(call: object, args: object) -> bytes | None:
         message = f"initializer={shown(call)}: must be a function"
         raise TypeError(message)
     return pack_function((call, tuple(args)), "initializer")
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    message = f"{name}={shown(value)}: must be True or False"
+    raise TypeError(message)
+
+
+def _variables(value: object) -> tuple[ContextVar[Any], ...]:
+    rule = "must be the contextvars.ContextVar objects whose values travel with calls"
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        message = f"contextvars={shown(value)}: {rule}"
+        raise TypeError(message)
+    variables = tuple(value)
+    for variable in variables:
+        if not isinstance(variable, ContextVar):
+            message = f"contextvars: {shown(variable)} is none; they {rule}"
+            raise TypeError(message)
+    declare(variables)
+    return variables
 
 
 def _cgroup_quota() -> int | None:
