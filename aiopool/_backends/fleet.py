@@ -77,6 +77,7 @@ class Fleet:
         self._memory = None if max_memory is None else MemoryWatch(max_memory, self._lanes.values)
         self._crashes = 0  # in a row
         self._pause: asyncio.TimerHandle | None = None  # until which no worker is started
+        self._paused = False  # before the next start, which so may come after any crashes
         self._closing = False
         self._emptied: asyncio.Event = asyncio.Event()
         self.crashed = 0
@@ -197,10 +198,11 @@ class Fleet:
             self._open_lane()
 
     def _open_lane(self) -> None:
-        if self._crashes > _FREE_CRASHES:
+        if self._crashes > _FREE_CRASHES and not self._paused:
             delay = min(1.0, 0.01 * 2 ** (self._crashes - _FREE_CRASHES))
             self._wait(delay)
             return
+        self._paused = False
         slot = Slot(self._max_tasks)
         lane = Lane(
             fleet=self,
@@ -225,7 +227,7 @@ class Fleet:
 
     def _resume(self) -> None:
         self._pause = None
-        self._crashes = min(self._crashes, _FREE_CRASHES)
+        self._paused = True
         self._client.changed()
 
     def _cannot_start(self, error: Exception) -> None:
