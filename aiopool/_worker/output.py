@@ -115,8 +115,12 @@ class Output:
             lines.finish()
 
     def post(self, kind: int, message: object) -> None:
-        """Send a message, whole or not at all."""
+        """Send a message of the running call's."""
         self.unsettled = True
+        self.send(kind, message)
+
+    def send(self, kind: int, message: object) -> None:
+        """Send a message, whole or not at all."""
         body, _ = seal(message)
         with self.shield:
             try:
@@ -210,12 +214,10 @@ class Lines(io.BufferedIOBase):
     def finish(self) -> None:
         """Send what is unfinished, whichever thread's it is."""
         with self._output.shield:
-            for thread in list(self._held):
-                self._send(bytes(self._held.pop(thread, b"")), FLUSH)
-                self._parted = True
-            if self._parted:
-                self._send(b"", END)
+            rest = b"".join([self._held.pop(thread, b"") for thread in list(self._held)])
+            if rest or self._parted:
                 self._parted = False
+                self._send(rest, END)
 
     def forget(self) -> None:
         """Drop what is held: another process has it, too, or nobody listens."""
@@ -223,6 +225,7 @@ class Lines(io.BufferedIOBase):
 
     def _add(self, piece: bytes) -> None:
         """Add to this thread's line and send what is whole, or too long to wait for its end."""
+        self._output.unsettled = True
         thread = get_ident()
         held = self._held.pop(thread, None)  # a finalizer that prints meanwhile begins another
         line = bytearray() if held is None else held
@@ -240,10 +243,9 @@ class Lines(io.BufferedIOBase):
         if line:
             line[:0] = self._held.get(thread, b"")
             self._held[thread] = line
-            self._output.unsettled = True
 
     def _send(self, data: bytes, how: int) -> None:
-        self._output.post(TEXT, (self._fd, data, how))
+        self._output.send(TEXT, (self._fd, data, how))
 
     def _write_locally(self, piece: bytes) -> None:
         stream = self._local()

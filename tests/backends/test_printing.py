@@ -139,7 +139,7 @@ async def test_flood_stopped(start_method, monkeypatch):
             with pytest.raises(aiopool.TaskTimeout):
                 await pool.run(writers.flood_for_ever, timeout=0.02 + n / 1000)
         assert await pool.run(jobs.pid) == worker
-        assert sys.stdout.total % 1001 == 0
+        assert -sys.stdout.total % 1001 <= 10  # some lines may have been stopped before their end
 
 
 async def test_flood_left_behind(monkeypatch):
