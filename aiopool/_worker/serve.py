@@ -95,7 +95,8 @@ class Worker:
         self.current = 0  # the call that executes now
         self._context: bytes | None = None  # values of context variables for the group that runs
         self._sending = RLock()
-        self._pieces: deque[Bytes] = deque()  # to be written by the thread that is at it
+        self._amid = False  # whether the thread that holds it is writing a frame
+        self._next: deque[Bytes] = deque()  # to be written after that
         self._shield = Shield(self.on_interrupt)
         self.output: Output | None = None  # what forwards what calls write, if anything does
 
@@ -146,18 +147,17 @@ class Worker:
         if len(pieces) > 1 and sum(map(len, pieces)) < _JOIN:
             pieces = [b"".join(pieces)]
         with self._sending:
-            amid = bool(self._pieces)
-            self._pieces.extend(pieces)
-            if not amid:
-                self._write()
-
-    def _write(self) -> None:
-        try:
-            while self._pieces:
-                self._sock.sendall(self._pieces[0])
-                self._pieces.popleft()
-        finally:
-            self._pieces.clear()
+            if self._amid:
+                self._next += pieces
+                return
+            self._amid = True
+            try:
+                for piece in pieces:
+                    self._sock.sendall(piece)
+                while self._next:
+                    self._sock.sendall(self._next.popleft())
+            finally:
+                self._amid = False
 
     def _linger(self) -> None:
         """Stay awake for a moment if the last calls came soon after the ones before.

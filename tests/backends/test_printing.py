@@ -236,6 +236,14 @@ async def test_forked_by_a_call(capfd):
     assert err == "WARNING:tests.writers:logged in a fork\n"
 
 
+async def test_nested_pool(start_method, capsys, caplog):
+    """What the workers of a worker write arrives through it."""
+    async with aiopool.Pool(1, mp_context=start_method) as pool:
+        await pool.run(writers.say_by_pool, "from below")
+        assert capsys.readouterr() == ("from below\n", "from below\n")
+    assert [record.getMessage() for record in caplog.records] == ["from below"]
+
+
 async def test_finalizers_that_print(capsys):
     """Lines that finalizers print come whole among those of the call."""
     async with aiopool.Pool(1) as pool:

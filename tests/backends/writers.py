@@ -1,5 +1,6 @@
 """Jobs that print, log, warn, or look at what they were given beside arguments."""
 
+import asyncio
 import contextvars
 import logging
 import multiprocessing
@@ -132,6 +133,18 @@ def say_by_fork():
 def _forked():
     print("from a fork")
     log.warning("logged in a fork")
+
+
+def say_by_pool(mark):
+    """Print and log in a worker of a pool of this worker's own."""
+    import aiopool
+
+    async def main():
+        async with aiopool.Pool(1) as pool:
+            await pool.run(say_both, mark)
+            await pool.run(log_at, logging.WARNING, mark)
+
+    asyncio.run(main())
 
 
 def say_while_freed():
