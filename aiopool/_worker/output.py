@@ -86,6 +86,7 @@ class Output:
     def __init__(self, lane: Lane, shield: Shield, levels: Mapping[str, int]) -> None:
         self.shield = shield
         self.unsettled = False  # whether anything was written since ``finish``
+        self.writer = 0  # the call in which text was written last
         self.detached = False  # whether it goes to this process's own descriptors
         self._lane = lane
         self._levels = levels
@@ -113,6 +114,11 @@ class Output:
         self.unsettled = False
         for lines in self._lines:
             lines.finish()
+
+    def note_text(self) -> None:
+        """The running call has written."""
+        self.unsettled = True
+        self.writer = self._lane.current
 
     def post(self, kind: int, message: object) -> None:
         """Send a message of the running call's."""
@@ -225,7 +231,7 @@ class Lines(io.BufferedIOBase):
 
     def _add(self, piece: bytes) -> None:
         """Add to this thread's line and send what is whole, or too long to wait for its end."""
-        self._output.unsettled = True
+        self._output.note_text()
         thread = get_ident()
         held = self._held.pop(thread, None)  # a finalizer that prints meanwhile begins another
         line = bytearray() if held is None else held

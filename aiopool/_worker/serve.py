@@ -127,6 +127,8 @@ class Worker:
             return
         self._strike(current)
         self.current = 0  # another signal must not break into what is being sent
+        if self.output is not None and self.output.writer != current:
+            self.output.finish()  # what is unfinished belongs to the calls before
         self._report(self._words[SINCE])
         self._mark = self._words[SINCE]  # the running call's time is its own
         self.current = current

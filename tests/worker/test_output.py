@@ -291,6 +291,23 @@ def test_shield_of_another_thread():
     assert found == [False]
 
 
+def test_lines_of_finished_calls_are_handed_in():
+    """Handing in finished calls amid another sends their unfinished lines, not that call's own."""
+    sock = Socket()
+    worker = Worker(sock, Slate())
+    worker.output = Output(worker, worker._shield, {})
+    stream = output._text_stream(worker.output._lines[0])
+    worker.current = 1
+    stream.write("of the first")
+    worker.current = 2
+    worker.on_interrupt(0, None)
+    assert [kind for kind, _ in sock.kinds()] == [TEXT]
+    assert b"of the first" in sock.sent
+    stream.write("of the second")
+    worker.on_interrupt(0, None)
+    assert b"of the second" not in sock.sent
+
+
 class Socket:
     """Takes what is sent, and does something else amid the first."""
 
