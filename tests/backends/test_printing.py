@@ -11,7 +11,7 @@ import pytest
 
 import aiopool
 from tests import jobs
-from tests.backends import writers
+from tests.backends import deeds, writers
 from tests.helpers import wait_until
 
 SPAWNED = {"mp_context": "spawn"}  # its descriptors are those that capfd has set up
@@ -87,22 +87,38 @@ async def test_what_a_dead_worker_had_printed(way, start_method, capsys):
         assert capsys.readouterr().out == "a line\nflushed"
 
 
-async def test_what_a_killed_call_had_printed(capsys):
-    """Lines printed by a call that had to be killed for its timeout are not lost."""
+async def test_what_a_killed_call_had_printed(gate, capsys):
+    """Lines printed by a call that had to be killed are not lost."""
     async with aiopool.Pool(1, grace_period=0.1) as pool:
-        with pytest.raises(aiopool.TaskTimeout):
-            await pool.run(writers.say_then, jobs.spin_ignoring_signals, 60, timeout=0.3)
+        guilty = pool.submit(writers.say_then, deeds.swallow_interrupts, str(gate.marker))
+        await gate.entered()
+        guilty.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await guilty
         assert capsys.readouterr().out == "a line\nflushed"
 
 
-async def test_what_a_stopped_call_had_printed(capsys):
+async def test_what_a_stopped_call_had_printed(gate, capsys):
     """All that was printed by a call that let itself be stopped is shown."""
-    async with aiopool.Pool(1) as pool:
-        worker = await pool.run(jobs.pid)
-        with pytest.raises(aiopool.TaskTimeout):
-            await pool.run(writers.say_then, jobs.sleep_for, 60, timeout=0.3)
+    async with aiopool.Pool(1, grace_period=10) as pool:
+        guilty = pool.submit(writers.say_then, jobs.gate, *gate.paths)
+        worker = await gate.entered()
+        guilty.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await guilty
         assert capsys.readouterr().out == "a line\nflushed and not"
         assert await pool.run(jobs.pid) == worker
+
+
+async def test_what_a_call_out_of_time_had_printed(gate, capsys):
+    """Lines printed by a call that was stopped by its timeout are there when it has failed."""
+    async with aiopool.Pool(1) as pool:
+        await pool.run(writers.say_at_once, "")
+        handle = pool.submit(writers.say_then, jobs.gate, *gate.paths, timeout=2)
+        await gate.entered()
+        with pytest.raises(aiopool.TaskTimeout):
+            await handle
+        assert capsys.readouterr().out == "a line\nflushed and not"
 
 
 class Sink(io.TextIOBase):
@@ -134,6 +150,7 @@ async def test_flood_stopped(start_method, monkeypatch):
     """A call that floods its output is stopped as any other, again and again in one worker."""
     monkeypatch.setattr(sys, "stdout", Sink())
     async with aiopool.Pool(1, mp_context=start_method, grace_period=10) as pool:
+        await pool.run(writers.say_at_once, "")  # a worker stopped while it imports is replaced
         worker = await pool.run(jobs.pid)
         for n in range(10):
             with pytest.raises(aiopool.TaskTimeout):
