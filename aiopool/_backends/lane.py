@@ -19,22 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from aiopool._backends.flights import Flights
 from aiopool._backends.launch import why_not_started
-from aiopool._backends.output import Relay
+from aiopool._backends.output import RELAYED, Relay
 from aiopool._backends.process import WorkerProcess
 from aiopool._backends.watch import Watch
 from aiopool._wire.failure import decode_failure, remote_error
 from aiopool._wire.journal import Journal
-from aiopool._wire.messages import (
-    CALLS,
-    ERROR,
-    HELLO,
-    INTERRUPTED,
-    REFUSED,
-    RESULTS,
-    SKIPPED,
-    VALUE,
-    VALUES,
-)
+from aiopool._wire.messages import CALLS, ERROR, HELLO, INTERRUPTED, REFUSED, SKIPPED, VALUE, VALUES
 from aiopool._wire.pickling import loads, seal, unpack
 from aiopool._wire.slate import FINISHED, SENT, STARTED
 from aiopool.errors import WorkerCrashed
@@ -204,12 +194,12 @@ class Lane:
             self._hello()
         elif frame.kind == REFUSED:
             self._refusal = decode_failure(message, loads)
-        elif frame.kind == RESULTS:
+        elif frame.kind in RELAYED:
+            self._relay.received(frame.kind, message)
+        else:
             segments, self._resident = message
             for segment in segments:
                 self._segment(segment)
-        else:
-            self._relay.received(frame.kind, message)
 
     def batch_received(self) -> None:
         """The messages that came together have been dealt with."""
@@ -251,12 +241,14 @@ class Lane:
     def _address(self, parcel: Parcel) -> Group:
         """Number a batch's calls and its function as this worker knows them."""
         flight = self._flights.add(parcel.batch)
-        code = parcel.code
+        context, code, load = parcel.batch.workload.context, parcel.code, parcel.load
+        if context is not None:
+            load = (context, load)
         number = self._known.get(code)
         if number is None:
             number = self._known[code] = len(self._known)
-            return flight.first, number, code, parcel.mode, parcel.load
-        return flight.first, number, None, parcel.mode, parcel.load
+            return flight.first, number, code, parcel.mode, load
+        return flight.first, number, None, parcel.mode, load
 
     def _segment(self, segment: Segment) -> None:
         """Pass on how some consecutive calls ended."""

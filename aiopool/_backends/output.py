@@ -14,11 +14,14 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final, final
 
-from aiopool._wire.messages import END, FLUSH, LONGEST_LINE, RECORD, TEXT
+from aiopool._wire.messages import END, FLUSH, LONGEST_LINE, RECORD, TEXT, WARNING
 from aiopool._wire.pickling import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+RELAYED: Final = frozenset({TEXT, RECORD, WARNING})
+"""The kinds of messages that are for here."""
 
 _STREAMS: Final = {1: "stdout", 2: "stderr"}
 _MOST_SEEN: Final = 4096
