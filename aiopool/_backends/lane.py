@@ -104,7 +104,7 @@ class Lane:
             collect=self._collect,
         )
         self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
-        self._relay = Relay(self._name_of)
+        self._relay = Relay(self._flights.name)
         self._refusal: Exception | None = None  # why it could not start
         self._fault: str | None = None  # why its running call had to die with it
         self._starting: asyncio.Task[None] | None = None
@@ -343,10 +343,6 @@ class Lane:
         if not self._flights and self.state is State.READY:
             self.slot.open = self.slot.allowance != 0
             self._fleet.lane_idle(self, self._resident)
-
-    def _name_of(self, seq: int) -> str | None:
-        call = self._flights.find(seq)
-        return None if call is None else call.flight.batch.workload.name
 
     def _running(self) -> Call | None:
         """The call the worker is executing, as far as its slate tells."""

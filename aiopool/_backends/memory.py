@@ -74,8 +74,9 @@ class MemoryWatch:
 
 
 def _resident(pid: int | None) -> int:
-    """Bytes of memory a process holds, 0 if that cannot be known."""
+    """Bytes of memory a process holds, without what it shares; 0 if that cannot be known."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
-    except OSError:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_bytes().split()
+    except (OSError, ValueError):  # it is gone, or about to be
         return 0
+    return (int(resident) - int(shared)) * _PAGE

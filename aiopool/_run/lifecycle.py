@@ -15,6 +15,7 @@ from aiopool.errors import PoolClosed
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aiopool._core.outcome import PoolStatistics
     from aiopool._run.setup import PoolSettings
 
 
@@ -60,6 +61,10 @@ class Lifecycle:
             raise RuntimeError(message)
         self._refusing = True
         await parts.closer.close(drain=drain, timeout=timeout)
+
+    def statistics(self) -> PoolStatistics:
+        """The pool at this moment, as a frozen snapshot."""
+        return observe.statistics(self._entered_parts())
 
     def _entered_parts(self) -> Machinery:
         if self._parts is None:

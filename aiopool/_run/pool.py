@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
-    from aiopool._core.outcome import Outcome, PoolStatistics
+    from aiopool._core.outcome import Outcome
     from aiopool._core.retry import Retry
     from aiopool._run.handle import TaskHandle
     from aiopool._run.news import Observer
@@ -38,9 +38,8 @@ A = TypeVar("A")
 class Pool(Lifecycle):
     """Runs coroutines on the event loop and plain callables in worker processes.
 
-    Use it in ``async with``. It belongs to the event loop that entered it. Leaving the block waits
-    for all that was submitted; leaving it by an exception or a cancellation stops everything
-    within ``grace_period`` and a second.
+    It belongs to the event loop that enters it. Leaving ``async with`` waits for all submitted
+    calls; by an exception or a cancellation, it stops all within ``grace_period`` and a second.
 
     ``max_workers``: worker processes, default the CPUs this process may use; they start when there
     is work for them. ``limit``: coroutine calls running at once. ``max_pending``: calls that may
@@ -54,9 +53,9 @@ class Pool(Lifecycle):
     runs in each new worker with ``initargs``; it has a minute. A worker is replaced after
     ``max_tasks_per_worker`` calls, or once it holds more than ``max_worker_memory`` bytes between
     calls; a call in which it holds twice that is killed, on Linux. With ``forward_output`` what
-    workers print, log and warn of arrives here. ``contextvars`` are those whose values go with
-    calls to worker processes. ``observers`` are called with the events of ``aiopool.events``. Raises
-    TypeError or ValueError naming the parameter that is out of range.
+    workers print, log and warn of arrives here; values of ``contextvars`` go there with calls.
+    ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or ValueError
+    naming the parameter that is out of range.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter for each thing a pool lets be chosen
@@ -367,15 +366,10 @@ class Pool(Lifecycle):
         """
         parts = self._entered_parts()
         if parts.inside:
-            message = "a call of this pool cannot collect it: it would wait for itself"
-            raise RuntimeError(message)
+            raise RuntimeError("a call of this pool cannot collect it: it would wait for itself")
         self._refusing = True
         await observe.all_done(parts.engine, self._submitted)
         return [handle.outcome(index) for index, handle in enumerate(self._submitted)]
-
-    def statistics(self) -> PoolStatistics:
-        """The pool at this moment, as a frozen snapshot."""
-        return observe.statistics(self._entered_parts())
 
     def _start(
         self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]

@@ -346,11 +346,12 @@ def _broke_an_import(error: BaseException) -> bool:
 def _resident() -> int:
     """Memory this process holds, in bytes; its peak where the present figure is not told.
 
-    Without what is kept to receive arguments into: that is no call's doing.
+    Without what is shared, or kept to receive arguments into: that is no call's doing.
     """
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is no light import
-            return int(file.read().split()[1]) * _PAGE - unused()
+            _, resident, shared, *_ = file.read().split()
+            return (int(resident) - int(shared)) * _PAGE - unused()
     except OSError:
         import resource  # not on every platform, and only wanted here
 

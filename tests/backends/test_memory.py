@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 import aiopool
@@ -105,3 +106,16 @@ async def _look(watch):
 def test_memory_of_nobody():
     """A process that is gone holds nothing."""
     assert memory._resident(None) == 0
+
+
+async def test_shared_memory_is_not_counted(gate):
+    """A call may read a shared object larger than its worker may be, and the worker is kept."""
+    async with aiopool.Pool(1, max_worker_memory=120 * MIB) as pool:
+        worker = await pool.run(jobs.pid)
+        held = pool.share(np.ones(300 * MIB, np.uint8))
+        reading = pool.submit(writers.count_and_wait, held, *gate.paths)
+        await gate.entered()
+        await _look(pool._parts.fleet._memory)
+        gate.open()
+        assert await reading == 300 * MIB
+        assert await pool.run(jobs.pid) == worker

@@ -272,6 +272,13 @@ def hold_and_wait(size, marker_path, release_path):
     return len(memory)
 
 
+def count_and_wait(shared, marker_path, release_path):
+    """Read all of an array, then wait until a file is there."""
+    count = int(shared.sum(dtype="int64"))
+    jobs.gate(marker_path, release_path)
+    return count
+
+
 def fill(size):
     """Fill memory without an end, a step at a time."""
     kept = []
