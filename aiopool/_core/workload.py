@@ -105,6 +105,7 @@ class Workload:
         "context",
         "cost",
         "deadline",
+        "door",
         "entry",
         "exact",
         "function",
@@ -167,6 +168,7 @@ class Workload:
         self.context: Any = None  # the submitter's context variables, where calls run beside it
         self.stopped = False  # nothing more of it may start
         self.reason: Exception | None = None  # why it was stopped; None: it was cancelled
+        self.door: Any = None  # where its call needs another place besides: who lets it in
         self.inner: Workload | None = None  # what does its work, where a limiter stands before
         self.silent = False  # part of another workload's call: not counted, nobody is told
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue
