@@ -155,9 +155,7 @@ class Workload:
         self.star = star  # an item is the tuple of a call's arguments, not the one argument
         self.exact = exact  # a call is never run twice within one attempt, whatever dies
         self.priority = settings.priority
-        self.since = self.turn = (
-            now  # the turn is when it was last served; its key in the queue is made from it
-        )
+        self.since = self.turn = now  # turn: when it was last served, for its key in the queue
         deadline = settings.deadline
         self.deadline = None if deadline is None else now + deadline
         self.again: list[Batch] = NONE  # a stack: the last is the first in line
