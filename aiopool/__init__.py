@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from aiopool._backends.seats import checkpoint
     from aiopool._core.options import Priority, TaskOptions
     from aiopool._core.outcome import Outcome, PoolStatistics
     from aiopool._core.retry import Retry
@@ -48,6 +49,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimeout",
     "WorkerCrashed",
+    "checkpoint",
     "run",
 ]
 
@@ -69,6 +71,7 @@ _HOME: Final = {
     "TaskOptions": "_core.options",
     "TaskTimeout": "errors",
     "WorkerCrashed": "errors",
+    "checkpoint": "_backends.seats",
     "run": "_run.runner",
 }
 

@@ -21,6 +21,7 @@ NAMES = (
     "efficiency",
     "recovery",
     "startup",
+    "task_group",
 )
 
 

@@ -32,6 +32,7 @@ PUBLIC = ERRORS | {
     "TaskGroup",
     "TaskHandle",
     "TaskOptions",
+    "checkpoint",
     "run",
 }
 # Every spawned child pays for what the facade imports.

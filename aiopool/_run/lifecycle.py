@@ -28,13 +28,18 @@ class Lifecycle:
         self._refusing = False  # takes no more work
 
     async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    def _open(self) -> Machinery:
+        """Open it in the loop that runs here; its parts."""
         if self._parts is not None or self._refusing:
             message = "this pool was opened before; make a new one for every 'async with'"
             raise PoolClosed(message)
         leave_if_unguarded()
         self._parts = Machinery(self._settings, asyncio.get_running_loop())
-        await self._parts.closer.arm()
-        return self
+        self._parts.closer.arm()
+        return self._parts
 
     async def __aexit__(
         self,

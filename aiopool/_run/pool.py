@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from aiopool._core.retry import check_count
 from aiopool._run import calls, observe
+from aiopool._run.handle import TaskHandle
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.meter import shown
-from aiopool._run.setup import check_settings
+from aiopool._run.setup import AGING, GRACE, LIMIT, check_settings
 from aiopool._run.sharing import Shared, share
 from aiopool._run.sources import spread
 from aiopool._run.stream import Flow, Stream
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     from aiopool._core.options import TaskOptions
     from aiopool._core.outcome import Outcome
     from aiopool._core.retry import Retry
-    from aiopool._run.handle import TaskHandle
     from aiopool._run.news import Observer
     from aiopool._run.sources import Items
+    from aiopool._run.taskgroup import GroupOptions
 
     Ts = TypeVarTuple("Ts")
 
@@ -62,12 +63,12 @@ class Pool(Lifecycle):
         self,
         max_workers: int | None = None,
         *,
-        limit: int = 100,
+        limit: int = LIMIT,
         max_pending: int | None = None,
         retry: int | Retry | None = None,
         timeout: float | None = None,
-        grace_period: float = 1.0,
-        aging: float = 1.0,
+        grace_period: float = GRACE,
+        aging: float = AGING,
         backend: Executor | str | None = None,
         mp_context: BaseContext | str | None = None,
         initializer: Callable[..., object] | None = None,
@@ -122,7 +123,7 @@ class Pool(Lifecycle):
         ``NotTransferable``, ``PoolClosed``; TypeError or ValueError for options out of range.
         """
         parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options)
+        handle = calls.single(parts, fn, args, options, TaskHandle)
         await parts.backlog.enter(handle.name, handle.settings)
         self._open_parts()
         handle.begin()
@@ -252,7 +253,7 @@ class Pool(Lifecycle):
         Several iterables are zipped as by ``zip``; they may be async. Items are pulled as workers
         have room for them, many at a time where calls are short. The first final failure stops the
         rest and is raised as it is; with ``return_exceptions`` failures stand in the list instead.
-        ``limit`` bounds how many of these calls run at once. ``progress`` shows a live line.
+        ``limit`` bounds how many run at once. ``progress`` shows a live line.
         """
         return await self._map(fn, iterables, return_exceptions, progress, options)
 
@@ -346,17 +347,17 @@ class Pool(Lifecycle):
     def share(self, obj: T) -> Shared[T]:
         """Place a large object in shared memory once; the handle to pass to calls in its place.
 
-        Calls receive the object, its arrays read-only. It takes about as long as three copies and
-        may be called in another thread. Freed when nobody holds the handle. Raises
+        Calls receive the object, its arrays read-only. It takes as long as three copies, may be
+        called in another thread, and is freed when nobody holds the handle. Raises
         ``NotTransferable``, ``PoolClosed``; warns where memory is short and it goes by the socket.
         """
         self._check_open()
         return share(obj)
 
-    def task_group(self) -> TaskGroup:
-        """A structured scope over this pool: ``async with pool.task_group() as group``."""
+    def task_group(self, **options: Unpack[GroupOptions]) -> TaskGroup:
+        """A structured scope over this pool, with the options of ``TaskGroup``."""
         self._open_parts()
-        return TaskGroup(self._start)
+        return TaskGroup(self, **options)
 
     async def collect(self) -> list[Outcome[Any]]:
         """Take no more work, wait for all that was submitted, and return how each call ended.
@@ -375,7 +376,7 @@ class Pool(Lifecycle):
         self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
     ) -> TaskHandle[Any]:
         parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options)
+        handle = calls.single(parts, fn, args, options, TaskHandle)
         parts.backlog.claim()
         handle.begin()
         return handle

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 from aiopool._backends.fleet import Fleet
 from aiopool._backends.launch import default_context
 from aiopool._backends.parcels import pack_function
-from aiopool._backends.tasks import TaskBackend, current_seat
+from aiopool._backends.seats import current_seat
+from aiopool._backends.tasks import TaskBackend
 from aiopool._backends.threads import ExecutorBackend, InlineExecutor
 from aiopool._core.options import Settings
 from aiopool._core.retry import Retry, check_count, check_seconds, shown
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from aiopool._run.calls import Plan
+
+LIMIT: Final = 100
+"""Coroutine calls that a pool runs at once, unless it is told otherwise."""
+
+GRACE: Final = 1.0
+"""Seconds a stopped call has for its clean-up."""
+
+AGING: Final = 1.0
+"""Seconds of waiting that make up for one step of priority."""
 
 _MOST_WORKERS: Final = 61 if sys.platform == "win32" else 4096
 """What the executor's own waiting can watch on Windows; elsewhere, a slip of the finger."""
@@ -76,22 +86,22 @@ def available_cpus() -> int:
 
 def check_settings(  # noqa: PLR0913 - the pool's own parameters
     *,
-    max_workers: int | None,
-    limit: int,
-    max_pending: int | None,
-    retry: int | Retry | None,
-    timeout: float | None,
-    grace_period: float,
-    aging: float,
-    backend: object,
-    mp_context: BaseContext | str | None,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    max_tasks_per_worker: int | None,
-    max_worker_memory: int | None,
-    forward_output: bool,
-    contextvars: Iterable[ContextVar[Any]],
-    observers: Iterable[Any],
+    max_workers: int | None = None,
+    limit: int = LIMIT,
+    max_pending: int | None = None,
+    retry: int | Retry | None = None,
+    timeout: float | None = None,
+    grace_period: float = GRACE,
+    aging: float = AGING,
+    backend: object = None,
+    mp_context: BaseContext | str | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_tasks_per_worker: int | None = None,
+    max_worker_memory: int | None = None,
+    forward_output: bool = True,
+    contextvars: Iterable[ContextVar[Any]] = (),
+    observers: Iterable[Any] = (),
 ) -> PoolSettings:
     """The parameters in range; raises TypeError or ValueError naming the one that is not."""
     executor, inline = _backend(backend)
@@ -159,10 +169,15 @@ class Machinery:
         return self._settings.defaults
 
     @property
+    def aging(self) -> float:
+        """Seconds of waiting that make up for one step of priority."""
+        return self._settings.aging
+
+    @property
     def inside(self) -> bool:
         """Whether this is running in a call of this pool's own."""
         seat = current_seat()
-        return seat is not None and seat.backend.client is self.engine
+        return seat is not None and seat.belongs_to(self.engine)
 
     def _install_threads(self, aging: float) -> ThreadPoolExecutor:
         count = max(16, _THREADS_EACH * available_cpus())

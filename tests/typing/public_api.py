@@ -1,10 +1,11 @@
 """What type checkers infer for the users of the public interface; checked, never run."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import assert_type
 
-from aiopool import Outcome, Pool, Priority, Retry, Shared, TaskHandle, run
+from aiopool import Outcome, Pool, Priority, Retry, Shared, TaskGroup, TaskHandle, checkpoint, run
 
 
 def crunch(number: int, power: int = 2) -> float:
@@ -63,6 +64,33 @@ async def sharing(pool: Pool) -> None:
     assert_type(await pool.starmap(look_up, [(table, "a")]), list[int])
     assert_type(await pool.run(partial(look_up, table), "a"), int)
     assert_type(await pool.submit(crunch, pool.share(10)), float)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+async def groups(pool: Pool, plain: asyncio.TaskGroup) -> None:
+    async with TaskGroup(limit=3, on_error="continue") as group:
+        assert_type(group, TaskGroup)
+        await assert_type(group.start_soon(double, 1), TaskHandle[int])
+        await assert_type(group.start_soon(fetch, "url", priority=Priority.LOW), TaskHandle[bytes])
+        await assert_type(
+            group.create_task(fetch("url"), name="a", priority=1), asyncio.Task[bytes]
+        )
+        await checkpoint()
+        plain = group
+    async with pool.task_group(limit=1) as group:
+        assert_type(group, TaskGroup)
+    await plain.create_task(fetch("url"))
+
+
+async def wrong_in_groups(group: TaskGroup) -> None:
+    await group.start_soon(double, "one")  # type: ignore[arg-type]
+    await group.start_soon(double)  # type: ignore[call-arg, arg-type]
+    await group.start_soon(double, 1, priorty=1)  # type: ignore[call-overload]
+    await group.create_task(fetch)  # type: ignore[arg-type]
+    TaskGroup(on_error="ignore")  # type: ignore[arg-type]
 
 
 async def wrong(pool: Pool) -> None:
