@@ -1,0 +1,494 @@
+"""The pool for code that is not async: a ``concurrent.futures.Executor``.
+
+::
+
+    any thread                         the portal's thread
+    submit ──▶ inbox ── one knock ──▶  calls.single ──▶ engine
+    Future ◀────────── set_result ───  handle done
+    map ────▶ inbox ─────────────────▶ flow
+    iterator ◀── queue of chunks ────  pump
+
+The pool runs on an event loop in a thread of its own, anyio's blocking portal, which starts with
+the first call. What any thread wants of it goes into an inbox that is emptied once for a burst of
+calls, so a call does not cost a round trip. The executor itself is only a handle on its
+``Session``: when it is dropped, the session finishes what was submitted, and ends.
+
+What is not as in the standard library: docs/from-process-pool-executor.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Executor, Future
+from functools import partial
+from itertools import islice
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final, overload
+
+from anyio.from_thread import start_blocking_portal
+
+from aiopool._backends import leaving
+from aiopool._core.options import Settings, resolve
+from aiopool._core.retry import check_count
+from aiopool._run import calls
+from aiopool._run.handle import TaskHandle
+from aiopool._run.pool import Pool
+from aiopool._run.runner import loop_factory
+from aiopool._run.stream import Flow
+from aiopool.errors import PoolClosed, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from types import TracebackType
+    from typing import TypeVarTuple, Unpack
+
+    from anyio.abc import TaskStatus
+
+    from aiopool._core.options import TaskOptions
+    from aiopool._run.setup import Machinery, PoolOptions
+
+    Ts = TypeVarTuple("Ts")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NONE: Final[TaskOptions] = {}
+
+
+class PoolExecutor(Executor):
+    """Runs calls in worker processes for code that is not async, as ``ProcessPoolExecutor`` does.
+
+    It is a ``concurrent.futures.Executor``, usable from any thread, in ``loop.run_in_executor``
+    and wherever an executor is asked for. The parameters are those of ``Pool``. A worker that dies
+    fails the one call it was executing; ``Future.cancel()`` stops a call that runs.
+
+    The pool starts with the first call. Leaving ``with``, ``shutdown()``, the interpreter's exit
+    and dropping the executor finish what was submitted; leaving ``with`` by KeyboardInterrupt or
+    SystemExit stops it.
+    """
+
+    def __init__(self, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> None:
+        if type(max_workers) is int and max_workers <= 0:
+            message = "max_workers must be greater than 0"  # as executors say it
+            raise ValueError(message)
+        self._session = _Session(Pool(max_workers, **options))
+
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]: ...
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have ``fn(*args, **kwargs)`` called; its future.
+
+        What cannot be sent and ``PoolFull`` are the future's exception. Raises ``PoolClosed``, a
+        RuntimeError, after ``shutdown``.
+        """
+        return self._session.submit(partial(fn, **kwargs) if kwargs else fn, args, _NONE)
+
+    @overload
+    def submit_with(
+        self, options: TaskOptions, fn: Callable[[*Ts], Coroutine[Any, Any, T]], /, *args: *Ts
+    ) -> Future[T]: ...
+    @overload
+    def submit_with(
+        self, options: TaskOptions, fn: Callable[[*Ts], T], /, *args: *Ts
+    ) -> Future[T]: ...
+    def submit_with(
+        self, options: TaskOptions, fn: Callable[[*Ts], Any], /, *args: *Ts
+    ) -> Future[Any]:
+        """As ``submit``, under options: ``submit_with({"priority": -10, "retry": 3}, fn, 1)``.
+
+        Raises TypeError or ValueError for options out of range.
+        """
+        resolve(options, Settings())  # a mistake is told at once, not by a future nobody reads
+        return self._session.submit(fn, args, options)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call ``fn`` with each item; an iterator over the results, in input order.
+
+        Inputs are taken at once, here; with ``buffersize`` only so many ahead of the results taken.
+        The iterator raises TimeoutError where a result is not there ``timeout`` seconds after this
+        call. It ends with the first failure, and then, or closed early, cancels what is left.
+        ``chunksize`` is not needed: the pool sends short calls together by itself.
+        """
+        check_count("chunksize", chunksize, optional=False)
+        ahead = check_count("buffersize", buffersize)
+        deadline = None if timeout is None else monotonic() + timeout
+        if ahead is not None:
+            return self._session.window(fn, zip(*iterables), ahead, deadline)  # noqa: B905 - as Executor.map
+        if len(iterables) == 1:
+            return self._session.map(fn, [list(iterables[0])], deadline)
+        rows = zip(*iterables)  # noqa: B905 - as above
+        return self._session.map(fn, list(zip(*rows, strict=True)), deadline)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's own signature
+        """Take no more calls, finish those submitted, and let go of every resource.
+
+        With ``wait`` it returns when all is gone, except in a callback of one of its futures,
+        which cannot wait for itself; KeyboardInterrupt while it waits stops what is left. With
+        ``cancel_futures`` calls that have not started are cancelled. Idempotent, from any thread.
+        """
+        self._session.end(self._session.cancel_waiting if cancel_futures else None)
+        self._session.join() if wait else self._session.join_later()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        leave_now = exc_type is not None and not issubclass(exc_type, Exception)
+        self._session.end(self._session.stop_all if leave_now else None)
+        self._session.join()
+
+    def __del__(self) -> None:
+        session = getattr(self, "_session", None)
+        if session is not None:
+            session.end()
+            session.join_later()
+
+    def __repr__(self) -> str:
+        return f"<PoolExecutor over {self._session.pool!r}>"
+
+
+@final
+class _Call(Future[T]):
+    """One submitted call; cancelling it stops it.
+
+    It is ``cancelled()`` from then on; ``concurrent.futures.wait`` and ``as_completed`` have it
+    once the work has stopped.
+    """
+
+    def __init__(
+        self, session: _Session, fn: Callable[..., T], args: tuple[Any, ...], options: TaskOptions
+    ) -> None:
+        super().__init__()
+        self._session = session
+        self._what: tuple[Callable[..., T], tuple[Any, ...], TaskOptions] | None
+        self._what = fn, args, options
+        self._handle: TaskHandle[T] | None = None  # while the pool has it
+
+    def cancel(self) -> bool:
+        """Stop the call; False if it is done."""
+        if not super().cancel():
+            return False
+        self._session.post(self._stop)
+        return True
+
+    def running(self) -> bool:
+        """Whether it has been given to a worker."""
+        handle = self._handle
+        return not self.done() and handle is not None and handle.state == "running"
+
+    def begin(self) -> None:
+        """Hand it to the pool; on its loop, as all that follows."""
+        assert self._what is not None
+        (fn, args, options), self._what = self._what, None
+        if self.cancelled():
+            self.set_running_or_notify_cancel()
+            return
+        try:
+            self._handle = self._session.start(fn, args, options)
+        except Exception as error:  # noqa: BLE001 - what is wrong with the call is its future's
+            self._end(error)
+        else:
+            self._handle.add_done_callback(self._conclude)
+
+    def _stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _conclude(self, handle: Any) -> None:  # noqa: ANN401 - a TaskHandle[T]
+        self._handle = None
+        if handle.cancelled():
+            super().cancel()
+            self._end(None)
+        else:
+            error = handle.exception()
+            self._end(error, None if error is not None else handle.result())
+
+    def _end(self, error: BaseException | None, value: Any = None) -> None:  # noqa: ANN401 - a T
+        try:
+            if not self.set_running_or_notify_cancel():
+                return
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(_raw(error))
+        finally:
+            del error  # its traceback holds this frame
+
+
+class _Results:
+    """What a map has brought so far: chunks of it, for the thread that iterates."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Sequence[Any], BaseException | None]] = SimpleQueue()
+        self.put = self._queue.put
+        self.flow: Flow | None = None
+        self._left = False
+
+    async def pump(self, start: Callable[[], Coroutine[Any, Any, Flow]]) -> None:
+        """Pass on what comes out of the flow; on the pool's loop."""
+        try:
+            self.flow = await start()
+            if self._left:
+                self.flow.stop()
+            while (chunk := await self.flow.chunk()) is not None:
+                self.flow.consumed(len(chunk.batch))
+                self.put((chunk.values, chunk.error))
+                del chunk  # or a result would be held until the next one comes
+        except PoolClosed:
+            self.put(((), CancelledError()))
+        except Exception as error:  # noqa: BLE001 - the iterator raises it
+            self.put(((), error))
+
+    def stop(self) -> None:
+        """The iterator is gone: cancel what is left; on the pool's loop."""
+        self._left = True
+        if self.flow is not None:
+            self.flow.stop()
+
+    def take(self, deadline: float | None) -> deque[Any]:
+        """The next results; raises the failure that comes next, and TimeoutError."""
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        try:
+            values, error = self._queue.get(timeout=left)
+        except Empty:
+            raise TimeoutError from None
+        try:
+            if error is not None:
+                raise _raw(error)
+        finally:
+            del error  # its traceback holds this frame
+        return deque(values)
+
+
+@final
+class _Session:
+    """A pool and the thread of its event loop, from the first call to the last."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._lock = threading.RLock()  # a garbage collection in here may end another executor
+        self._inbox: list[Callable[[], object]] = []
+        self._knocked = False  # the loop has been told of the inbox
+        self._refusing = False
+        self._ending = asyncio.Event()
+        self._joining = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # once opened
+        self._exits: contextlib.ExitStack | None = None
+        self._thread = self._pid = 0
+        self._life: Future[None]
+        self._parts: Machinery
+        self._pumps: asyncio.TaskGroup
+
+    # In any thread ------------------------------------------------------------------------
+
+    def submit(
+        self, fn: Callable[..., T], args: tuple[Any, ...], options: TaskOptions
+    ) -> Future[T]:
+        """Have a call made; its future."""
+        call = _Call(self, fn, args, options)
+        self._request(call.begin)
+        return call
+
+    def map(
+        self, fn: Callable[..., T], columns: list[Sequence[Any]], deadline: float | None
+    ) -> Iterator[T]:
+        """Have a call made for each row of columns of equal length."""
+        count = len(columns[0]) if columns else 0
+        results = _Results()
+        if count:
+            self._request(partial(self._begin_map, results, fn, columns, count))
+        return self._iterate(results, count, deadline)
+
+    def window(
+        self,
+        fn: Callable[..., T],
+        rows: Iterator[tuple[Any, ...]],
+        ahead: int,
+        deadline: float | None,
+    ) -> Iterator[T]:
+        """Have calls made, so many ahead of the results that were taken."""
+        window = deque(self.submit(fn, row, _NONE) for row in islice(rows, ahead))
+        return self._slide(fn, rows, window, deadline)
+
+    def post(self, act: Callable[[], object]) -> None:
+        """Have something done on the loop, after all that was posted before, if it still runs."""
+        with self._lock:
+            loop = self._loop
+            if loop is None:
+                return
+            self._inbox.append(act)
+            if self._knocked:
+                return
+            self._knocked = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._empty_inbox)
+
+    def end(self, first: Callable[[], object] | None = None) -> None:
+        """Take no more calls and end when those there are have ended; before that, do ``first``."""
+        if not self._is_ours:
+            return
+        with self._lock:
+            self._refusing = True
+        if first is not None:
+            self.post(first)
+        self.post(self._ending.set)
+
+    def join(self) -> None:
+        """Wait until all has ended and is gone."""
+        if self._loop is None or not self._is_ours or threading.get_ident() == self._thread:
+            return
+        try:
+            self._life.result()
+        except BaseException:
+            self.post(self.stop_all)
+            self._life.exception()
+            raise
+        finally:
+            with self._joining:
+                assert self._exits is not None
+                self._exits.close()
+
+    def join_later(self) -> None:
+        """See to the end of it in a thread."""
+        if self._loop is not None and self._is_ours:
+            with contextlib.suppress(RuntimeError):  # too late for threads: it has ended
+                threading.Thread(target=self.join, name="aiopool join", daemon=True).start()
+
+    def abandon(self) -> None:
+        """The interpreter exits: finish what was submitted, while there still are threads."""
+        self.end()
+        with contextlib.suppress(KeyboardInterrupt):  # which has stopped it
+            self.join()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether its threads are in this process, and not in the one that forked it."""
+        return self._pid in {0, os.getpid()}
+
+    def _request(self, act: Callable[[], object]) -> None:
+        with self._lock:
+            if leaving.begun():
+                message = "cannot schedule new futures after interpreter shutdown"
+                raise RuntimeError(message)
+            if self._refusing:
+                message = "cannot schedule new futures after shutdown"
+                raise PoolClosed(message)
+            if not self._is_ours:
+                message = "this executor was in use when the process was forked: make a new one"
+                raise RuntimeError(message)
+            if self._loop is None:
+                self._open()
+        self.post(act)
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        with contextlib.ExitStack() as stack:
+            leaving.remember(self)
+            stack.callback(leaving.forget, self)
+            options = {"loop_factory": loop_factory()}
+            portal = stack.enter_context(start_blocking_portal("asyncio", options))
+            self._life, self._loop = portal.start_task(self._live)
+            self._exits = stack.pop_all()
+
+    def _iterate(self, results: _Results, count: int, deadline: float | None) -> Iterator[Any]:
+        try:
+            while count:
+                ready = results.take(deadline)
+                while ready:
+                    count -= 1
+                    yield ready.popleft()
+        finally:
+            if count:
+                self.post(results.stop)
+
+    def _slide(
+        self,
+        fn: Callable[..., T],
+        rows: Iterator[tuple[Any, ...]],
+        window: deque[Future[T]],
+        deadline: float | None,
+    ) -> Iterator[T]:
+        try:
+            while window:
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                window[0].exception(left)
+                for row in islice(rows, 1):
+                    window.append(self.submit(fn, row, _NONE))
+                yield window.popleft().result()
+        finally:
+            for call in window:
+                call.cancel()
+
+    # On the loop --------------------------------------------------------------------------
+
+    async def _live(self, *, task_status: TaskStatus[asyncio.AbstractEventLoop]) -> None:
+        self._thread = threading.get_ident()
+        async with self.pool, asyncio.TaskGroup() as self._pumps:
+            self._parts = self.pool._open_parts()  # noqa: SLF001 - its other face, in the same room
+            task_status.started(asyncio.get_running_loop())
+            await self._ending.wait()
+
+    def _empty_inbox(self) -> None:
+        with self._lock:
+            acts, self._inbox = self._inbox, []
+            self._knocked = False
+        for act in acts:
+            act()
+
+    def start(
+        self, fn: Callable[..., T], args: tuple[Any, ...], options: TaskOptions
+    ) -> TaskHandle[T]:
+        """Put a call in line; its handle."""
+        return self.pool._start(fn, args, options)  # noqa: SLF001 - as above; submit keeps handles
+
+    def _begin_map(
+        self, results: _Results, fn: Callable[..., Any], columns: list[Sequence[Any]], count: int
+    ) -> None:
+        async def start() -> Flow:
+            many = calls.Many(self._parts, fn, columns, _NONE, star=False)
+            await many.enter()
+            return many.flow(ordered=True, buffersize=count)
+
+        self._pumps.create_task(results.pump(start))
+
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that have not started."""
+        for workload in list(self._parts.engine.live):
+            sink = workload.sink
+            if isinstance(sink, Flow):
+                sink.cut()
+            elif isinstance(sink, TaskHandle) and sink.state in {"queued", "waiting"}:
+                sink.cancel()
+
+    def stop_all(self) -> None:
+        """Cancel all calls, and stop those that run."""
+        self._parts.engine.stop_all()
+
+
+def _raw(error: BaseException) -> BaseException:
+    """The error as executors raise it: SystemExit as itself, rebuilt from its text."""
+    if not isinstance(error, RemoteError) or error.type_name != "SystemExit":
+        return error
+    text = error.message
+    code = int(text) if text.lstrip("-").isdecimal() else text or None
+    leaving_call = SystemExit(code)
+    leaving_call.__cause__ = error.__cause__
+    return leaving_call
