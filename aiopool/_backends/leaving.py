@@ -11,6 +11,8 @@ A forked child has none of them.
 
 from __future__ import annotations
 
+import concurrent.futures.process  # both register their hooks: before ours
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 from typing import Protocol

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections import deque
@@ -40,7 +41,7 @@ from aiopool._run.handle import TaskHandle
 from aiopool._run.pool import Pool
 from aiopool._run.runner import loop_factory
 from aiopool._run.stream import Flow
-from aiopool.errors import PoolClosed, RemoteError
+from aiopool.errors import NotTransferable, PoolClosed, RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_log: Final = logging.getLogger("aiopool")
 _NONE: Final[TaskOptions] = {}
 
 
@@ -199,7 +201,7 @@ class _Call(Future[T]):
         assert self._what is not None
         (fn, args, options), self._what = self._what, None
         if self.cancelled():
-            self.set_running_or_notify_cancel()
+            self._end(CancelledError())
             return
         try:
             self._handle = self._session.start(fn, args, options)
@@ -215,20 +217,23 @@ class _Call(Future[T]):
     def _conclude(self, handle: Any) -> None:  # noqa: ANN401 - a TaskHandle[T]
         self._handle = None
         if handle.cancelled():
-            super().cancel()
-            self._end(None)
+            self._end(CancelledError())
         else:
             error = handle.exception()
             self._end(error, None if error is not None else handle.result())
 
     def _end(self, error: BaseException | None, value: Any = None) -> None:  # noqa: ANN401 - a T
         try:
+            if isinstance(error, CancelledError):
+                super().cancel()
             if not self.set_running_or_notify_cancel():
                 return
             if error is None:
                 self.set_result(value)
             else:
                 self.set_exception(_raw(error))
+        except BaseException:  # noqa: BLE001 - a callback's SystemExit would end the loop
+            _log.exception("a callback of %r failed", self)
         finally:
             del error  # its traceback holds this frame
 
@@ -470,13 +475,19 @@ class _Session:
         self._pumps.create_task(results.pump(start))
 
     def cancel_waiting(self) -> None:
-        """Cancel the calls that have not started."""
+        """Cancel the calls that have not started, but those that workers are being started for."""
+        self._parts.engine.changed()  # what was submitted in the same burst starts first
+        workers = self.pool.statistics().workers
+        spared = sum(worker.state == "starting" for worker in workers)
         for workload in list(self._parts.engine.live):
             sink = workload.sink
             if isinstance(sink, Flow):
                 sink.cut()
             elif isinstance(sink, TaskHandle) and sink.state in {"queued", "waiting"}:
-                sink.cancel()
+                if spared:
+                    spared -= 1
+                else:
+                    sink.cancel()
 
     def stop_all(self) -> None:
         """Cancel all calls, and stop those that run."""
@@ -484,11 +495,12 @@ class _Session:
 
 
 def _raw(error: BaseException) -> BaseException:
-    """The error as executors raise it: SystemExit as itself, rebuilt from its text."""
+    """The error as executors raise it: SystemExit as itself, elsewhere it comes as another."""
+    if isinstance(error, NotTransferable) and isinstance(error.__cause__, SystemExit):
+        return error.__cause__  # raised where something was pickled
     if not isinstance(error, RemoteError) or error.type_name != "SystemExit":
         return error
     text = error.message
-    code = int(text) if text.lstrip("-").isdecimal() else text or None
-    leaving_call = SystemExit(code)
-    leaving_call.__cause__ = error.__cause__
-    return leaving_call
+    left = SystemExit(int(text) if text.lstrip("-").isdecimal() else text or None)
+    left.__cause__ = error.__cause__
+    return left

@@ -7,7 +7,6 @@ and for programs they start, which get the same replacement.
 
 import concurrent.futures
 import importlib.util
-import io
 import json
 import sys
 import unittest
@@ -103,14 +102,12 @@ def main(method):
     tests, left_out = chosen(method)
     for test in tests:
         replace_in_programs(test)
-    report = io.StringIO()
-    result = unittest.TextTestRunner(report, verbosity=2).run(unittest.TestSuite(tests))
+    result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(tests))
     found = {
         "ran": result.testsRun,
         "skipped": [[str(test), reason] for test, reason in result.skipped],
         "failed": [str(test) for test, _ in result.failures + result.errors],
         "left_out": sorted({test._testMethodName for test in left_out}),
-        "report": report.getvalue(),
     }
     print(json.dumps(found))
 
