@@ -296,8 +296,9 @@ class _Session:
         self._ending = asyncio.Event()
         self._joining = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None  # once opened
-        self._exits: contextlib.ExitStack | None = None
+        self._gone = False
         self._thread = self._pid = 0
+        self._exits: contextlib.ExitStack
         self._life: Future[None]
         self._parts: Machinery
         self._pumps: asyncio.TaskGroup
@@ -358,7 +359,7 @@ class _Session:
 
     def join(self) -> None:
         """Wait until all has ended and is gone."""
-        if self._loop is None or not self._is_ours or threading.get_ident() == self._thread:
+        if not self._is_there or threading.get_ident() == self._thread:
             return
         try:
             self._life.result()
@@ -368,20 +369,24 @@ class _Session:
             raise
         finally:
             with self._joining:
-                assert self._exits is not None
                 self._exits.close()
+                self._gone = True
 
     def join_later(self) -> None:
-        """See to the end of it in a thread."""
-        if self._loop is not None and self._is_ours:
-            with contextlib.suppress(RuntimeError):  # too late for threads: it has ended
-                threading.Thread(target=self.join, name="aiopool join", daemon=True).start()
+        """See to the end of it in a thread; at the interpreter's exit it is seen to anyway."""
+        if self._is_there and not leaving.begun():
+            threading.Thread(target=self.join, name="aiopool join", daemon=True).start()
 
     def abandon(self) -> None:
         """The interpreter exits: finish what was submitted, while there still are threads."""
         self.end()
         with contextlib.suppress(KeyboardInterrupt):  # which has stopped it
             self.join()
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is something to wait for, in this process."""
+        return self._loop is not None and not self._gone and self._is_ours
 
     @property
     def _is_ours(self) -> bool:
@@ -410,8 +415,9 @@ class _Session:
             stack.callback(leaving.forget, self)
             options = {"loop_factory": loop_factory()}
             portal = stack.enter_context(start_blocking_portal("asyncio", options))
-            self._life, self._loop = portal.start_task(self._live)
+            self._life, loop = portal.start_task(self._live)
             self._exits = stack.pop_all()
+        self._loop = loop
 
     def _iterate(self, results: _Results, count: int, deadline: float | None) -> Iterator[Any]:
         try:
