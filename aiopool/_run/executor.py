@@ -293,6 +293,7 @@ class _Session:
         self._inbox: list[Callable[[], object]] = []
         self._knocked = False  # the loop has been told of the inbox
         self._refusing = False
+        self._cut = False  # maps that have not begun will not
         self._ending = asyncio.Event()
         self._joining = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None  # once opened
@@ -476,12 +477,16 @@ class _Session:
         async def start() -> Flow:
             many = calls.Many(self._parts, fn, columns, _NONE, star=False)
             await many.enter()
+            if self._cut:
+                message = "the executor was shut down before this map began"
+                raise PoolClosed(message)
             return many.flow(ordered=True, buffersize=count)
 
         self._pumps.create_task(results.pump(start))
 
     def cancel_waiting(self) -> None:
         """Cancel the calls that have not started, but those that workers are being started for."""
+        self._cut = True
         self._parts.engine.changed()  # what was submitted in the same burst starts first
         workers = self.pool.statistics().workers
         spared = sum(worker.state == "starting" for worker in workers)
@@ -497,6 +502,7 @@ class _Session:
 
     def stop_all(self) -> None:
         """Cancel all calls, and stop those that run."""
+        self._cut = True
         self._parts.engine.stop_all()
 
 
