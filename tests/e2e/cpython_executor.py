@@ -111,6 +111,7 @@ def main(method):
         "failed": [str(test) for test, _ in result.failures + result.errors],
         "left_out": [test.id() for test in left_out],
     }
+    print()  # the tests leave their last line open
     print(json.dumps(found))
 
 

@@ -1,10 +1,11 @@
 """What type checkers infer for the users of the public interface; checked, never run."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import assert_type
 
-from aiopool import Outcome, Pool, Priority, Retry, Shared, TaskHandle, run
+from aiopool import Outcome, Pool, PoolExecutor, Priority, Retry, Shared, TaskHandle, run
 
 
 def crunch(number: int, power: int = 2) -> float:
@@ -63,6 +64,22 @@ async def sharing(pool: Pool) -> None:
     assert_type(await pool.starmap(look_up, [(table, "a")]), list[int])
     assert_type(await pool.run(partial(look_up, table), "a"), int)
     assert_type(await pool.submit(crunch, pool.share(10)), float)
+
+
+def synchronous() -> None:
+    with PoolExecutor(max_workers=2, retry=3, mp_context="spawn") as executor:
+        assert_type(executor, PoolExecutor)
+        assert_type(executor.submit(crunch, 10), Future[float])
+        assert_type(executor.submit(crunch, 10, power=3).result(), float)
+        assert_type(executor.submit(fetch, "url"), Future[bytes])
+        assert_type(executor.submit_with({"priority": Priority.HIGH}, crunch, 10), Future[float])
+        assert_type(executor.submit_with({"retry": 3}, fetch, "url"), Future[bytes])
+        assert_type(executor.map(crunch, range(10), timeout=5, buffersize=3), Iterator[float])
+        any_executor: Executor = executor
+        assert_type(any_executor.submit(crunch, 10), Future[float])
+        executor.submit(crunch, "ten")  # type: ignore[call-overload]
+        executor.submit_with({"priorty": 1}, crunch, 10)  # type: ignore[call-overload]
+    PoolExecutor(max_worker=2)  # type: ignore[call-arg]
 
 
 async def wrong(pool: Pool) -> None:
