@@ -14,8 +14,12 @@ from __future__ import annotations
 import concurrent.futures.process  # both register their hooks: before ours
 import concurrent.futures.thread  # noqa: F401
 import os
+import sys
 import threading
-from typing import Protocol
+from typing import Final, Protocol
+
+NO_THREADS: Final = (3, 12) <= sys.version_info < (3, 12, 2)
+"""Whether an exiting interpreter can start no thread, and so no worker (cpython#113964)."""
 
 
 class Leaver(Protocol):

@@ -60,7 +60,6 @@ def test_submit_at_exit(tmp_path):
     source = """
     import atexit
 
-    @atexit.register
     def too_late():
         for each in (executor, aiopool.PoolExecutor(1)):
             try:
@@ -69,6 +68,7 @@ def test_submit_at_exit(tmp_path):
                 print(error)
 
     if __name__ == "__main__":
+        atexit.register(too_late)
         executor = aiopool.PoolExecutor(1)
         executor.submit(jobs.inc, 1).result()
     """
@@ -124,7 +124,7 @@ def work(folder):
 if __name__ == "__main__":
     folder, phase = sys.argv[1:]
     os.mkdir(folder)
-    executor = aiopool.PoolExecutor(2, grace_period=0.5)
+    executor = aiopool.PoolExecutor(1, grace_period=0.5)
     if phase == "at exit":
         for _ in range(3):
             executor.submit(work, folder)
@@ -144,7 +144,7 @@ def test_interrupt_from_the_terminal(phase, tmp_path):
     folder = tmp_path / "pids"
     with started(tmp_path, WAITING, folder, phase) as program:
         block_until(folder.exists)
-        pids_in(folder, 2)
+        pids_in(folder, 1)
         began = time.monotonic()
         os.killpg(program.pid, signal.SIGINT)
         program.wait(20)
@@ -159,7 +159,7 @@ def test_parent_killed(tmp_path):
     folder = tmp_path / "pids"
     with started(tmp_path, WAITING, folder, "in result") as program:
         block_until(folder.exists)
-        pids_in(folder, 2)
+        pids_in(folder, 1)
         program.kill()
         program.wait()
         gone(program.pid)

@@ -324,6 +324,14 @@ def test_map_within_a_window_ends(executor):
         list(executor.map(jobs.fail_if_odd, itertools.count(), buffersize=3))
 
 
+@pytest.mark.parametrize("buffersize", [None, 2])
+def test_map_of_a_dropped_executor(buffersize):
+    """A map goes on to its end though nobody refers to its executor any more."""
+    results = PoolExecutor(1).map(jobs.inc, range(10), buffersize=buffersize)
+    gc.collect()
+    assert list(results) == list(range(1, 11))
+
+
 @pytest.mark.parametrize("buffersize", [None, 1])
 def test_map_times_out(executor, buffersize):
     """A result that is not there in time raises TimeoutError, and what is left is stopped."""
