@@ -154,7 +154,8 @@ def test_priorities(gate, tmp_path):
         held(executor, gate)
         executor.submit_with({"priority": Priority.LOW}, jobs.record, journal, "low")
         executor.submit(jobs.record, journal, "normal")
-        executor.submit_with({"priority": Priority.HIGH}, jobs.record, journal, "high")
+        last = executor.submit_with({"priority": Priority.HIGH}, jobs.record, journal, "high")
+        block_until(lambda: last._handle is not None)
         gate.open()
     assert (tmp_path / "journal").read_text().split() == ["high", "normal", "low"]
 
@@ -216,14 +217,16 @@ def test_cancelling_a_queued_call(gate, tmp_path):
     assert not journal.exists()
 
 
-def test_cancelling_before_anything_starts(tmp_path):
-    """A call cancelled as soon as it was submitted is never executed."""
-    journal = tmp_path / "journal"
-    with PoolExecutor(1) as executor:
-        futures = [executor.submit(jobs.record, str(journal), 1) for _ in range(50)]
-        assert all(future.cancel() for future in futures)
-        assert wait(futures, PATIENCE).not_done == set()
-    assert not journal.exists()
+def test_cancelling_before_the_loop_has_it(executor):
+    """A call cancelled before the loop has taken it from the inbox is never begun."""
+    session, begun, held_up = executor._session, [], threading.Event()
+    session.post(held_up.wait)
+    session.start = lambda *args: begun.append(args)
+    futures = [executor.submit(jobs.inc, n) for n in range(50)]
+    assert all(future.cancel() for future in futures)
+    held_up.set()
+    assert wait(futures, PATIENCE).not_done == set()
+    assert not begun
 
 
 def test_cancelling_what_is_done(executor):
