@@ -219,7 +219,8 @@ class Fleet:
         """A worker did not get ready: others carry on, or those who wait for one are told."""
         self._wait(_RETRY_START)
         if any(lane.state in (State.READY, State.STARTING) for lane in self.lanes):
-            _log.warning("aiopool could not start a worker: %r", error)
+            if not leaving.begun():  # an exiting interpreter makes do with those it has
+                _log.warning("aiopool could not start a worker: %r", error)
         else:
             self._client.refused(error)
 

@@ -47,7 +47,7 @@ def test_interpreter_exits(phase, last, method, tmp_path):
 def test_module_level_executor(tmp_path):
     """An executor made as the main module is imported does no harm in the workers."""
     source = """
-    executor = aiopool.PoolExecutor(2)
+    executor = aiopool.PoolExecutor(1)
 
     if __name__ == "__main__":
         print(list(executor.map(jobs.inc, range(3))))
