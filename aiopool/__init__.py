@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aiopool._core.options import Priority, TaskOptions
     from aiopool._core.outcome import Outcome, PoolStatistics
     from aiopool._core.retry import Retry
+    from aiopool._run.executor import PoolExecutor
     from aiopool._run.handle import TaskHandle
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
@@ -37,6 +38,7 @@ __all__ = [
     "Outcome",
     "Pool",
     "PoolClosed",
+    "PoolExecutor",
     "PoolFull",
     "PoolStatistics",
     "Priority",
@@ -59,6 +61,7 @@ _HOME: Final = {
     "Outcome": "_core.outcome",
     "Pool": "_run.pool",
     "PoolClosed": "errors",
+    "PoolExecutor": "_run.executor",
     "PoolFull": "errors",
     "PoolStatistics": "_core.outcome",
     "Priority": "_core.options",

@@ -24,6 +24,7 @@ ERRORS = {
 PUBLIC = ERRORS | {
     "Outcome",
     "Pool",
+    "PoolExecutor",
     "PoolStatistics",
     "Priority",
     "Retry",

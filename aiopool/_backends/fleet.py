@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
@@ -71,7 +72,7 @@ class Fleet:
         self._max_tasks = max_tasks
         self._max_memory = max_memory
         self._forward_output = forward_output
-        self._keeper = ThreadPoolExecutor(size + 2, thread_name_prefix="aiopool keeper")
+        self._keeper = _keeper(size + 2)
         self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
         self._memory = None if max_memory is None else MemoryWatch(max_memory, self._lanes.values)
@@ -234,6 +235,17 @@ class Fleet:
         """A worker did not get ready: others carry on, or those who wait for one are told."""
         self._wait(_RETRY_START)
         if any(lane.state in (State.READY, State.STARTING) for lane in self.lanes):
-            _log.warning("aiopool could not start a worker: %r", error)
+            if not leaving.begun():  # an exiting interpreter makes do with those it has
+                _log.warning("aiopool could not start a worker: %r", error)
         else:
             self._client.refused(error)
+
+
+def _keeper(count: int) -> ThreadPoolExecutor:
+    """Threads for what blocks; all of them at once where they could not be had at exit."""
+    keeper = ThreadPoolExecutor(count, thread_name_prefix="aiopool keeper")
+    if leaving.NO_THREADS:
+        all_there = threading.Barrier(count)
+        for _ in range(count):
+            keeper.submit(all_there.wait)
+    return keeper

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, final
 
 from aiopool._backends.fleet import Fleet
 from aiopool._backends.launch import default_context
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from aiopool._run.calls import Plan
+    from aiopool._run.news import Observer
 
 LIMIT: Final = 100
 """Coroutine calls that a pool runs at once, unless it is told otherwise."""
@@ -50,6 +51,25 @@ _MOST_WORKERS: Final = 61 if sys.platform == "win32" else 4096
 
 _THREADS_EACH: Final = 4
 """Threads for each CPU, at least 16: they are for calls that mostly wait."""
+
+
+@final
+class PoolOptions(TypedDict, total=False):
+    """The keyword parameters of ``Pool``, for whoever passes them on."""
+
+    limit: int
+    max_pending: int | None
+    retry: int | Retry | None
+    timeout: float | None
+    grace_period: float
+    aging: float
+    backend: Executor | str | None
+    mp_context: BaseContext | str | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_tasks_per_worker: int | None
+    max_worker_memory: int | None
+    observers: Iterable[Observer]
 
 
 @final
