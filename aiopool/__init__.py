@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aiopool._run.handle import TaskHandle
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
+    from aiopool._run.settings import PoolOptions
     from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
@@ -40,6 +41,7 @@ __all__ = [
     "PoolClosed",
     "PoolExecutor",
     "PoolFull",
+    "PoolOptions",
     "PoolStatistics",
     "Priority",
     "RemoteError",
@@ -63,6 +65,7 @@ _HOME: Final = {
     "PoolClosed": "errors",
     "PoolExecutor": "_run.executor",
     "PoolFull": "errors",
+    "PoolOptions": "_run.settings",
     "PoolStatistics": "_core.outcome",
     "Priority": "_core.options",
     "RemoteError": "errors",

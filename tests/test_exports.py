@@ -25,6 +25,7 @@ PUBLIC = ERRORS | {
     "Outcome",
     "Pool",
     "PoolExecutor",
+    "PoolOptions",
     "PoolStatistics",
     "Priority",
     "Retry",

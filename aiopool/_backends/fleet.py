@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
 
 _log: Final = logging.getLogger("aiopool")
-START_TIMEOUT: Final = 60.0
-"""Seconds a worker may take to get ready, its initializer included."""
-
 _RETRY_START: Final = 0.5
 """Seconds until a start is tried again after one has failed."""
 
@@ -62,6 +59,7 @@ class Fleet:
         max_memory: int | None,
         vigilant: bool,
         forward_output: bool,
+        start_timeout: float,
     ) -> None:
         self._client = client
         self._venue = venue
@@ -72,6 +70,7 @@ class Fleet:
         self._max_tasks = max_tasks
         self._max_memory = max_memory
         self._forward_output = forward_output
+        self._start_timeout = start_timeout
         self._keeper = _keeper(size + 2)
         self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
@@ -218,7 +217,7 @@ class Fleet:
         leaving.remember(lane)
         measure = self._max_memory is not None
         levels = logger_levels() if self._forward_output else None
-        lane.start(self._context, Plan(self._initializer, measure, levels), START_TIMEOUT)
+        lane.start(self._context, Plan(self._initializer, measure, levels), self._start_timeout)
 
     def _wait(self, delay: float) -> None:
         """Start no worker for so many seconds."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, final
 from aiopool._core.retry import Retry, check_count, check_int, check_seconds, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "Priority",
@@ -103,7 +103,8 @@ def resolve(options: Mapping[str, object], defaults: Settings) -> Settings:
     for name, value in options.items():
         check = _CHECKS.get(name)
         if check is None:
-            raise _unknown(name)
+            message = unknown_option(name, _CHECKS)
+            raise TypeError(f"{message} {_KEYWORDS}")
         chosen[name] = check(value)
     pick = chosen.get
     return Settings(  # by position: half the time of dataclasses.replace
@@ -118,16 +119,16 @@ def resolve(options: Mapping[str, object], defaults: Settings) -> Settings:
     )
 
 
-def _unknown(name: str) -> TypeError:
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """What to say of an option that is none of the known ones."""
     from difflib import get_close_matches  # for a mistake only
 
-    near = get_close_matches(str(name), _CHECKS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(_CHECKS)}."
-    return TypeError(
-        f"unknown option {name!r}: {hint} "
-        "Keyword arguments of the function itself go through functools.partial"
-    )
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."
+    return f"unknown option {name!r}: {hint}"
 
+
+_KEYWORDS: Final = "Keyword arguments of the function itself go through functools.partial"
 
 # --- one check an option --------------------------------------------------------------------
 

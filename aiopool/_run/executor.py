@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
-    from aiopool._run.setup import PoolOptions
+    from aiopool._run.settings import PoolOptions
 
     Ts = TypeVarTuple("Ts")
 

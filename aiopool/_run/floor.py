@@ -28,7 +28,7 @@ from aiopool._run.functions import Functions
 from aiopool._run.gate import Gate
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.news import News
-from aiopool._run.setup import check_settings
+from aiopool._run.settings import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiopool._core.outcome import PoolStatistics
-    from aiopool._run.setup import PoolSettings
+    from aiopool._run.settings import PoolSettings
 
 
 class Lifecycle:

@@ -9,7 +9,7 @@ from aiopool._run import calls, observe
 from aiopool._run.handle import TaskHandle
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.meter import shown
-from aiopool._run.setup import AGING, GRACE, LIMIT, check_settings
+from aiopool._run.settings import settings_from
 from aiopool._run.sharing import Shared, share
 from aiopool._run.sources import spread
 from aiopool._run.stream import Flow, Stream
@@ -17,15 +17,11 @@ from aiopool._run.taskgroup import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-    from concurrent.futures import Executor
-    from contextvars import ContextVar
-    from multiprocessing.context import BaseContext
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
     from aiopool._core.outcome import Outcome
-    from aiopool._core.retry import Retry
-    from aiopool._run.news import Observer
+    from aiopool._run.settings import PoolOptions
     from aiopool._run.sources import Items
     from aiopool._run.taskgroup import GroupOptions
 
@@ -43,61 +39,12 @@ class Pool(Lifecycle):
     calls; by an exception or a cancellation, it stops all within ``grace_period`` and a second.
 
     ``max_workers``: worker processes, default the CPUs this process may use; they start when there
-    is work for them. ``limit``: coroutine calls running at once. ``max_pending``: calls that may
-    wait; beyond it ``run``, ``map`` and ``stream`` wait for room and ``submit`` raises
-    ``PoolFull``. ``retry`` and ``timeout`` (seconds) are defaults for every call.
-    ``grace_period``: seconds a stopped call has for its clean-up before its process is killed.
-    ``aging``: seconds of waiting that make up for one step of priority; ``math.inf`` for strict
-    priority. ``backend``: None for worker processes, ``"inline"`` to run plain callables at once
-    in this thread, or any ``concurrent.futures.Executor``. ``mp_context``: a multiprocessing
-    context or start method, default forkserver where there is one, else spawn. ``initializer``
-    runs in each new worker with ``initargs``; it has a minute. A worker is replaced after
-    ``max_tasks_per_worker`` calls, or once it holds more than ``max_worker_memory`` bytes between
-    calls; a call in which it holds twice that is killed, on Linux. With ``forward_output`` what
-    workers print, log and warn of arrives here; values of ``contextvars`` go there with calls.
-    ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or ValueError
-    naming the parameter that is out of range.
+    is work for them. The other parameters are those of ``PoolOptions``. Raises TypeError or
+    ValueError naming the one that is out of range.
     """
 
-    def __init__(  # noqa: PLR0913 - one parameter for each thing a pool lets be chosen
-        self,
-        max_workers: int | None = None,
-        *,
-        limit: int = LIMIT,
-        max_pending: int | None = None,
-        retry: int | Retry | None = None,
-        timeout: float | None = None,
-        grace_period: float = GRACE,
-        aging: float = AGING,
-        backend: Executor | str | None = None,
-        mp_context: BaseContext | str | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        max_tasks_per_worker: int | None = None,
-        max_worker_memory: int | None = None,
-        forward_output: bool = True,
-        contextvars: Iterable[ContextVar[Any]] = (),
-        observers: Iterable[Observer] = (),
-    ) -> None:
-        settings = check_settings(
-            max_workers=max_workers,
-            limit=limit,
-            max_pending=max_pending,
-            retry=retry,
-            timeout=timeout,
-            grace_period=grace_period,
-            aging=aging,
-            backend=backend,
-            mp_context=mp_context,
-            initializer=initializer,
-            initargs=initargs,
-            max_tasks_per_worker=max_tasks_per_worker,
-            max_worker_memory=max_worker_memory,
-            forward_output=forward_output,
-            contextvars=contextvars,
-            observers=observers,
-        )
-        super().__init__(settings)
+    def __init__(self, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> None:
+        super().__init__(settings_from(max_workers, options))
         self._submitted: list[TaskHandle[Any]] = []
 
     @overload

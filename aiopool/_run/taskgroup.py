@@ -19,7 +19,7 @@ from aiopool._core.options import check_priority
 from aiopool._core.retry import check_count, check_seconds, shown
 from aiopool._run.floor import Floor
 from aiopool._run.guest import start_guest
-from aiopool._run.setup import AGING
+from aiopool._run.settings import AGING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator

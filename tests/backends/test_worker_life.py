@@ -8,7 +8,6 @@ import signal
 import pytest
 
 import aiopool
-from aiopool._backends import fleet
 from tests import jobs
 from tests.backends import deeds, writers
 
@@ -158,11 +157,11 @@ async def test_fork():
         assert await pool.run(jobs.add, 1, 2) == 3
 
 
-async def test_initializer_that_hangs(start_method, tmp_path, monkeypatch, capsys):
+async def test_initializer_that_hangs(start_method, tmp_path, capsys):
     """Where the initializer hangs calls fail once its time is up, and say so."""
-    monkeypatch.setattr(fleet, "START_TIMEOUT", 1.5)
     journal = tmp_path / "journal"
-    options = {"initializer": writers.say_and_hang, "initargs": (str(journal),)}
+    initializer = {"initializer": writers.say_and_hang, "initargs": (str(journal),)}
+    options = {**initializer, "start_timeout": 1.5}
     async with aiopool.Pool(1, mp_context=start_method, **options) as pool:
         handles = [pool.submit(jobs.inc, n) for n in range(3)]
         ends = await asyncio.wait_for(asyncio.gather(*handles, return_exceptions=True), 20)

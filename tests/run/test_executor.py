@@ -20,12 +20,13 @@ from aiopool import (
     Pool,
     PoolExecutor,
     PoolFull,
+    PoolOptions,
     Priority,
     RemoteError,
     TaskTimeout,
     WorkerCrashed,
 )
-from aiopool._run import setup
+from aiopool._run import settings
 from aiopool.errors import AiopoolError
 from tests import jobs
 from tests.backends import deeds
@@ -470,11 +471,11 @@ def test_parameters_are_checked_at_once():
 
 
 def test_the_parameters_are_those_of_the_pool():
-    """The options an executor passes on are the pool's keyword parameters, types and all."""
-    parameters = signature(Pool).parameters.values()
+    """The options of pools and executors are the checked keyword parameters, types and all."""
+    parameters = signature(settings.check_settings).parameters.values()
     keywords = {each.name: each.annotation for each in parameters if each.kind == each.KEYWORD_ONLY}
-    assert setup.PoolOptions.__annotations__.keys() == keywords.keys()
-    for name, hint in setup.PoolOptions.__annotations__.items():
+    assert PoolOptions.__annotations__.keys() == keywords.keys()
+    for name, hint in PoolOptions.__annotations__.items():
         assert hint.__forward_arg__ == keywords[name], name
 
 
