@@ -2,8 +2,8 @@
 
 Waking a process that sleeps takes longer than many a call does. A loop that looks again at once
 instead of sleeping has the answer sooner, for less of its own processor time, and serves
-everything else as ever. Nobody does so in vain for long: after a vigil that ended without an
-answer the next ones are left out.
+everything else as ever; whoever else wants the processor has it. Nobody does so in vain for long:
+after a vigil that ended without an answer the next ones are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 from typing import Final, final
+
+from aiopool._wire.slate import give_way
 
 SHORT: Final = 50e-6
 """Seconds that a call may be expected to take for an answer to be waited for awake."""
@@ -50,6 +52,7 @@ class Vigil:
 
     def _turn(self) -> None:
         if monotonic() < self._until:
+            give_way()
             self._loop.call_soon(self._turn)
             return
         self._turning = False

@@ -19,6 +19,8 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from functools import partial
+from time import sleep
 from typing import Final, final
 
 STARTED: Final = 0
@@ -50,6 +52,9 @@ SENT: Final = 8
 
 SETTLING: Final = 0.002
 """Seconds after which a store to the skip range is certain to be seen."""
+
+give_way: Final = getattr(os, "sched_yield", partial(sleep, 0))
+"""Let another process have the processor, if one wants it: for whoever waits awake."""
 
 _WORDS: Final = 128  # in bytes; what follows them starts on a cache line
 _SIZE: Final = _WORDS + 64 * 1024

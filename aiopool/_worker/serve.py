@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from functools import partial
 from threading import RLock
-from time import monotonic_ns, sleep
+from time import monotonic_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -40,7 +39,7 @@ from aiopool._wire.messages import (
 from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
 from aiopool._wire.pickling import can_pickle, dumps, loads, pack, seal, unpack
 from aiopool._wire.shared import sweep
-from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
+from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET, give_way
 from aiopool._wire.variables import within
 from aiopool._worker.output import Output, Shield
 
@@ -62,7 +61,6 @@ _LINGER: Final = 100_000
 
 _JOIN: Final = 128 * 1024
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-_give_way: Final = getattr(os, "sched_yield", partial(sleep, 0))
 
 
 class Interrupted(BaseException):
@@ -170,7 +168,7 @@ class Worker:
         if self._brisk:
             words, heard, until = self._words, self._heard, monotonic_ns() + _LINGER
             while words[SENT] == heard and monotonic_ns() < until:
-                _give_way()
+                give_way()
 
     def _perform(self, frame: Frame) -> None:
         forget, groups = loads(frame.body, frame.buffers)

@@ -546,7 +546,7 @@ def test_a_callable_without_a_truth_value(lane):
 )
 def test_a_worker_stays_awake_while_calls_come_at_once(lane, monkeypatch, pause, looks):
     """It looks for more calls for a tenth of a millisecond, if the last ones came that soon."""
-    monkeypatch.setattr(serve, "_give_way", lambda: journal.append(take(10_000)))
+    monkeypatch.setattr(serve, "give_way", lambda: journal.append(take(10_000)))
     lane.words[SENT] = 1
     lane.run(take, [1])
     block_until(lambda: lane.worker._sent == lane.now)
@@ -565,7 +565,7 @@ def test_a_worker_that_stays_awake_sees_what_is_sent(lane, monkeypatch):
         if len(journal) == 3:
             lane.words[SENT] = 99
 
-    monkeypatch.setattr(serve, "_give_way", give_way)
+    monkeypatch.setattr(serve, "give_way", give_way)
     for sent in (1, 2):
         lane.words[SENT] = sent
         lane.run(jobs.inc, [1])
