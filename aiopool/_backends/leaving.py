@@ -8,6 +8,7 @@ The hook has no public name; ``concurrent.futures`` itself uses it.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Protocol
 
@@ -36,6 +37,10 @@ def _leave() -> None:
     while _remembered:
         _remembered.pop().abandon()
 
+
+# A forked child ends through the same hook, and these workers are not its own to end.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_remembered.clear)
 
 _register = getattr(threading, "_register_atexit", None)
 if _register is not None:

@@ -1,14 +1,17 @@
 """How workers begin, are replaced, and what they are given."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
 import aiopool
 from tests import jobs
 from tests.backends import deeds
+from tests.helpers import wait_until
 
 
 async def test_initializer(start_method):
@@ -145,7 +148,38 @@ def _garbage_then_gate(*paths):
     return jobs.gate(*paths)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+FORKING = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning",
+    "ignore:.*os.fork.. was called:RuntimeWarning",
+)
+
+
+@FORKING
+async def test_forked_workers_leave_at_once():
+    """Workers that were forked end when they are let go, long before the grace period does."""
+    async with aiopool.Pool(2, mp_context="fork", grace_period=60) as pool:
+        assert await pool.map(jobs.inc, range(10)) == list(range(1, 11))
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 4
+
+
+@FORKING
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+async def test_a_process_forked_beside_a_pool(method, gate):
+    """A process that the program forks and that ends takes no worker of an open pool with it."""
+    async with aiopool.Pool(1, mp_context=method) as pool:
+        held = pool.submit(jobs.gate, *gate.paths)
+        worker = await gate.entered()
+        child = multiprocessing.get_context("fork").Process(target=jobs.inc, args=(1,))
+        child.start()
+        await wait_until(lambda: not child.is_alive())
+        child.close()
+        gate.open()
+        assert await held == worker
+        assert pool.statistics().crashed == 0
+
+
+@FORKING
 async def test_fork():
     """Workers are forked where that is asked for, and die alone there, too."""
     async with aiopool.Pool(2, mp_context="fork") as pool:
