@@ -15,6 +15,7 @@ import asyncio
 from enum import Enum
 from functools import partial
 from time import monotonic
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from aiopool._backends.flights import Flights
@@ -214,6 +215,8 @@ class Lane:
             self._process.kill()
         elif self.state is State.STARTING and (starting.cancelled() or error is not None):
             self._refusal = error if isinstance(error, Exception) else None
+            if error is not None:  # who keeps it shall not keep the pipes of a half-made process
+                clear_frames(error.__traceback__)
             self._end()
 
     def _give_up(self) -> None:

@@ -38,6 +38,9 @@ _PRELOAD: Final = ("aiopool._worker.main", "asyncio", "cloudpickle")
 UNGUARDED: Final = 78
 """Exit code of a worker whose main module opened a pool while it was being imported there."""
 
+_NEEDED: Final = 24
+"""Descriptors to be had before a process is started; it takes about twenty, most for a moment."""
+
 _private: set[int] = set()
 _one_fork: Final = threading.Lock()
 """Held from the first descriptor to the fork, or a child would get those of another launch."""
@@ -169,6 +172,7 @@ class Launched:
             self._close()
 
     def _start(self, initializer: bytes | None, *, measure: bool, forked: bool) -> None:
+        self._try_descriptors()
         self.slate, name = self._share()
         inherited: list[int] = []
         self.executor = ProcessPoolExecutor(
@@ -181,10 +185,28 @@ class Launched:
         _private.update(self._mine)
         if forked:
             inherited.extend(_private)
-        self.executor.submit(ready)
+        try:
+            self.executor.submit(ready)
+        except BaseException:
+            self.executor.shutdown(wait=False)  # lets go of its pipes
+            raise
         # Whoever starts another process polls all children that multiprocessing remembers; beside
         # the executor that joins this one, that would lose a fork server child's exit code.
         getattr(multiprocessing.process, "_children", set()).discard(self._observed.process)
+
+    def _try_descriptors(self) -> None:
+        """Raise OSError now rather than amid a request, if there are too few descriptors.
+
+        A request that breaks off ends the fork server, and executors take that for the death of
+        every worker it started.
+        """
+        spare: list[int] = []
+        try:
+            while len(spare) < _NEEDED:
+                spare.append(os.dup(self.sock.fileno()))
+        finally:
+            for fd in spare:
+                os.close(fd)
 
     def _close(self) -> None:
         _private.difference_update(self._mine)
@@ -196,6 +218,10 @@ class Launched:
         if self.slate is not None:
             self.slate.close()
             self.slate = None
+        process = self._observed.process
+        if process is not None and process.exitcode is not None:
+            process.close()  # its own descriptors would wait for the garbage collector
+            self._observed.process = None
 
     def _share(self) -> tuple[Slate, str | None]:
         """Make the slate and the guard pipe and send the worker its ends ahead."""
