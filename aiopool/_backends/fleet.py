@@ -11,12 +11,13 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
 from aiopool._backends import leaving
 from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
-from aiopool._backends.parcels import encode, ready_parcel
+from aiopool._backends.parcels import TURN, encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
@@ -90,6 +91,9 @@ class Fleet:
                 outgoing[slot] += parcels
             else:
                 outgoing[slot] = parcels
+            if monotonic() > now + TURN:
+                asyncio.get_running_loop().call_soon(self._client.changed)
+                break
         for slot, parcels in outgoing.items():
             self._lanes[slot].send(parcels)
         if self._vigil is not None and self._venue.expects_soon(SHORT):

@@ -121,7 +121,10 @@ class Pool(Lifecycle):
         await parts.backlog.enter(handle.name, handle.settings)
         self._open_parts()
         handle.begin()
-        return await handle
+        try:
+            return await handle
+        finally:
+            del handle  # this frame is in the error's traceback, and the handle holds the error
 
     @overload
     def submit(

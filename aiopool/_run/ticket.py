@@ -86,10 +86,13 @@ class Ticket(asyncio.Future[T], Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         seat = None if self.done() else current_seat()
-        if seat is None:
-            return (yield from super().__await__())
-        result: T = yield from seat.wait(super().__await__())
-        return result
+        try:
+            if seat is None:
+                return (yield from super().__await__())
+            result: T = yield from seat.wait(super().__await__())
+            return result
+        finally:
+            del self  # this frame is in the error's traceback, and the future holds the error
 
     __iter__ = __await__
 

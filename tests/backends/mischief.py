@@ -123,3 +123,40 @@ def see_the_world():
         mask,
         signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, []),
     )
+
+
+# --- shapes ---------------------------------------------------------------------------------
+
+
+class Thing:
+    """Something that can be weakly referred to."""
+
+
+class Plain(Exception):
+    """An exception that can be weakly referred to."""
+
+
+def gate_of(paths):
+    return jobs.gate(*paths)
+
+
+class SlowToPickle:
+    """Takes its time to be pickled."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __reduce__(self):
+        end = time.perf_counter() + self.seconds
+        while time.perf_counter() < end:
+            pass
+        return str, ("pickled",)
+
+
+def flood(lines):
+    """Write so many lines of a kilobyte to both standard streams, past Python's buffers too."""
+    for stream in (1, 2):
+        for _ in range(lines // 2):
+            os.write(stream, b"x" * 1023 + b"\n")
+            os.write(stream, b"\xff\x00")
+    return lines
