@@ -22,6 +22,7 @@ from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
 from aiopool._wire import shared
+from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,12 +144,13 @@ class Fleet:
         self._client.worker_ended(lane.pid, crashed=crashed)
         if self._closing:
             return
-        self._crashes += crashed
+        killed = isinstance(error, WorkerCrashed) and error.signal_name is not None
+        self._crashes += crashed or killed
         self.crashed += crashed
-        if error is not None:
-            self._cannot_start(error)
-        elif crashed:
+        if crashed or (killed and self._crashes <= _FREE_CRASHES):  # it says nothing of the next
             self._open_lane()
+        elif error is not None:
+            self._cannot_start(error)
         self._client.changed()
 
     def _object_gone(self) -> None:

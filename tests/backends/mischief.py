@@ -125,6 +125,22 @@ def see_the_world():
     )
 
 
+# --- initializers ---------------------------------------------------------------------------
+
+
+def pass_gates(journal_path, gates):
+    """Stop at the first gate in the first worker, at the second in the second, and so on."""
+    jobs.record(journal_path, os.getpid())
+    number = len(Path(journal_path).read_text().split())
+    if number <= len(gates):
+        jobs.gate(*gates[number - 1])
+
+
+def set_up_killed(journal_path):
+    jobs.record(journal_path, os.getpid())
+    jobs.kill_self(signal.SIGKILL)
+
+
 # --- shapes ---------------------------------------------------------------------------------
 
 

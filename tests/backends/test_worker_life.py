@@ -10,7 +10,7 @@ import pytest
 
 import aiopool
 from tests import jobs
-from tests.backends import deeds
+from tests.backends import deeds, mischief
 from tests.helpers import wait_until
 
 
@@ -60,6 +60,34 @@ async def test_initializer_that_fails_once(tmp_path):
         with pytest.raises(aiopool.WorkerCrashed):
             await pool.run(jobs.add, 1, 2)
         assert await asyncio.wait_for(pool.run(jobs.add, 1, 2), 20) == 3
+
+
+async def test_killed_while_it_starts(start_method, make_gate, tmp_path):
+    """A worker killed while it starts is replaced, and the calls that wait for it hear nothing."""
+    gates = [make_gate() for _ in range(3)]
+    paths = [gate.paths for gate in gates]
+    async with aiopool.Pool(
+        1,
+        mp_context=start_method,
+        initializer=mischief.pass_gates,
+        initargs=(str(tmp_path / "journal"), paths),
+    ) as pool:
+        handles = [pool.submit(jobs.square, n) for n in range(5)]
+        for gate in gates:
+            os.kill(await gate.entered(), signal.SIGKILL)
+        assert await asyncio.wait_for(asyncio.gather(*handles), 20) == [0, 1, 4, 9, 16]
+        assert {handle.attempts for handle in handles} == {1}
+
+
+async def test_killed_whenever_it_starts(start_method, tmp_path):
+    """Where every worker is killed as it starts calls fail, and the starts come to an end."""
+    journal = tmp_path / "journal"
+    async with aiopool.Pool(
+        2, mp_context=start_method, initializer=mischief.set_up_killed, initargs=(str(journal),)
+    ) as pool:
+        with pytest.raises(aiopool.WorkerCrashed, match="SIGKILL"):
+            await asyncio.wait_for(pool.run(jobs.inc, 1), 20)
+    assert len(journal.read_text().split()) <= 20
 
 
 async def test_max_tasks_per_worker(start_method):
