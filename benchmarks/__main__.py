@@ -21,6 +21,7 @@ NAMES = (
     "efficiency",
     "recovery",
     "startup",
+    "loop_health",
 )
 
 

@@ -96,11 +96,7 @@ class Pool(Lifecycle):
 
     @overload
     async def run(
-        self,
-        fn: Callable[[*Ts], Awaitable[T]],
-        /,
-        *args: *Ts,
-        **options: Unpack[TaskOptions],
+        self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts, **options: Unpack[TaskOptions]
     ) -> T: ...
     @overload
     async def run(
