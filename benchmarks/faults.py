@@ -4,8 +4,9 @@ Every scene is a program of its own: a pool of three, two innocent calls that ru
 three innocents queued behind it, two sent when it is over, and then the pool is closed. Printed
 is ``alone`` if the guilty call ended as it should (by an ``Exception`` that is not a cancellation,
 or with its value where it has one) and all seven innocents gave theirs; else how many of them
-were lost, ``silent`` if the guilty call's failure was reported as something else, ``stops`` if
-the whole program ended, ``hangs`` if it was not over by the deadline. The last row is another
+were lost, ``lethal`` if it raised in the caller what ends a program or looks like the caller's
+own cancellation, ``silent`` if its failure was reported as a value, ``stops`` if the whole
+program ended, ``hangs`` if it was not over by the deadline. The last row is another
 scene: the program is killed with SIGKILL while its calls sleep, and its processes that are left
 three seconds later are counted.
 
@@ -196,7 +197,9 @@ async def play(contender: str, name: str, folder: str) -> str:
     lost = sum(isinstance(one, BaseException) for one in ends)
     if lost:
         return f"{lost} lost"
-    return "alone" if is_right(fault, end) else "silent"
+    if is_right(fault, end):
+        return "alone"
+    return "lethal" if isinstance(end, BaseException) else "silent"
 
 
 async def sleep_on(contender: str, folder: str) -> None:
