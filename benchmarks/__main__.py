@@ -22,6 +22,7 @@ NAMES = (
     "recovery",
     "startup",
     "loop_health",
+    "faults",
 )
 
 
