@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from aiopool._backends.seats import checkpoint
     from aiopool._core.options import Priority, TaskOptions
     from aiopool._core.outcome import Outcome, PoolStatistics
     from aiopool._core.retry import Retry
+    from aiopool._run.executor import PoolExecutor
     from aiopool._run.handle import TaskHandle
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
@@ -36,6 +38,7 @@ __all__ = [
     "Outcome",
     "Pool",
     "PoolClosed",
+    "PoolExecutor",
     "PoolFull",
     "PoolStatistics",
     "Priority",
@@ -48,6 +51,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimeout",
     "WorkerCrashed",
+    "checkpoint",
     "run",
 ]
 
@@ -57,6 +61,7 @@ _HOME: Final = {
     "Outcome": "_core.outcome",
     "Pool": "_run.pool",
     "PoolClosed": "errors",
+    "PoolExecutor": "_run.executor",
     "PoolFull": "errors",
     "PoolStatistics": "_core.outcome",
     "Priority": "_core.options",
@@ -69,6 +74,7 @@ _HOME: Final = {
     "TaskOptions": "_core.options",
     "TaskTimeout": "errors",
     "WorkerCrashed": "errors",
+    "checkpoint": "_backends.seats",
     "run": "_run.runner",
 }
 

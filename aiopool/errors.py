@@ -7,7 +7,8 @@
     ├── PoolFull                               wait, shed load, or use ``run``, which waits
     ├── TaskTimeout       (TimeoutError)       give it longer, or retry
     ├── WorkerCrashed     (BrokenProcessPool)  retry, or look at the call that kills its worker
-    ├── NotTransferable   (TypeError)          change what is sent, as the message says
+    ├── NotTransferable   (TypeError,          change what is sent, as the message says
+    │                      PicklingError)
     └── RemoteError                            read the remote traceback it carries
 
 Every one of them crosses between processes by pickle without losing a field.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures.process import BrokenProcessPool
+from pickle import PicklingError
 from typing import final
 
 __all__ = [
@@ -144,8 +146,10 @@ def _rebuild_crash(
 
 
 @final
-class NotTransferable(AiopoolError, TypeError):
+class NotTransferable(AiopoolError, TypeError, PicklingError):
     """Something could not be pickled or unpickled on its way to or from a worker.
+
+    It is also a ``TypeError`` and a ``pickle.PicklingError``, which is what other executors raise.
 
     ``what`` is the thing that was to be sent, ``where`` the path to the part of it that
     cannot be (``"args[0]['lock']"``), ``why`` the pickler's own words.

@@ -23,6 +23,7 @@ NAMES = (
     "startup",
     "loop_health",
     "faults",
+    "task_group",
 )
 
 

@@ -222,15 +222,9 @@ def test_aiopool_keeps(rule):
     assert not offences, "\n".join([f"{rule.__name__.replace('_', ' ')}:", *offences])
 
 
-# Declared because the public contract names it, and no room of aiopool needs it yet: users hand
-# anyio's limiters and cancel scopes to the pool, and the tests prove that these work.
-NOT_USED_YET = {"anyio"}
-
-
 def test_every_dependency_is_used():
     """Whatever aiopool cannot be installed without is imported by exactly one of its files."""
     required = {re.match(r"[\w.-]+", line)[0] for line in project()["dependencies"]}
-    required -= NOT_USED_YET
     users = {ENGINES[engine]: modules for engine, modules in engines(AIOPOOL).items()}
     unused = {name for name in required if len(users.get(name, ())) != 1}
     assert not unused, f"imported by no file or by several: {unused}"

@@ -24,6 +24,7 @@ ERRORS = {
 PUBLIC = ERRORS | {
     "Outcome",
     "Pool",
+    "PoolExecutor",
     "PoolStatistics",
     "Priority",
     "Retry",
@@ -32,6 +33,7 @@ PUBLIC = ERRORS | {
     "TaskGroup",
     "TaskHandle",
     "TaskOptions",
+    "checkpoint",
     "run",
 }
 # Every spawned child pays for what the facade imports.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from time import monotonic
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Final, final
 from aiopool._backends import leaving
 from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
+from aiopool._backends.memory import MemoryWatch
+from aiopool._backends.output import logger_levels
 from aiopool._backends.parcels import TURN, encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
 from aiopool._wire import shared
+from aiopool._worker.main import Plan
 from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
 
 _log: Final = logging.getLogger("aiopool")
+START_TIMEOUT: Final = 60.0
+"""Seconds a worker may take to get ready, its initializer included."""
+
 _RETRY_START: Final = 0.5
 """Seconds until a start is tried again after one has failed."""
 
@@ -56,6 +63,7 @@ class Fleet:
         max_tasks: int | None,
         max_memory: int | None,
         vigilant: bool,
+        forward_output: bool,
     ) -> None:
         self._client = client
         self._venue = venue
@@ -65,11 +73,14 @@ class Fleet:
         self._initializer = initializer
         self._max_tasks = max_tasks
         self._max_memory = max_memory
-        self._keeper = ThreadPoolExecutor(size + 2, thread_name_prefix="aiopool keeper")
+        self._forward_output = forward_output
+        self._keeper = _keeper(size + 2)
         self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
+        self._memory = None if max_memory is None else MemoryWatch(max_memory, self._lanes.values)
         self._crashes = 0  # in a row
         self._pause: asyncio.TimerHandle | None = None  # until which no worker is started
+        self._paused = False  # before the next start, which so may come after any crashes
         self._closing = False
         self._emptied: asyncio.Event = asyncio.Event()
         self.crashed = 0
@@ -99,6 +110,8 @@ class Fleet:
             self._lanes[slot].send(parcels)
         if self._vigil is not None and self._venue.expects_soon(SHORT):
             self._vigil.begin(now)
+        if self._memory is not None:
+            self._memory.arm()
         if self._venue.queue.size:
             self._grow()
 
@@ -113,6 +126,8 @@ class Fleet:
         shared.watchers.discard(self._object_gone)
         if self._pause is not None:
             self._pause.cancel()
+        if self._memory is not None:
+            self._memory.stop()
         for lane in list(self._lanes.values()):
             lane.close()
         while self._lanes:
@@ -190,10 +205,11 @@ class Fleet:
             self._open_lane()
 
     def _open_lane(self) -> None:
-        if self._crashes > _FREE_CRASHES:
+        if self._crashes > _FREE_CRASHES and not self._paused:
             delay = min(1.0, 0.01 * 2 ** (self._crashes - _FREE_CRASHES))
             self._wait(delay)
             return
+        self._paused = False
         slot = Slot(self._max_tasks)
         lane = Lane(
             fleet=self,
@@ -207,7 +223,8 @@ class Fleet:
         self._venue.slots.append(slot)
         leaving.remember(lane)
         measure = self._max_memory is not None
-        lane.start(self._context, self._initializer, measure=measure)
+        levels = logger_levels() if self._forward_output else None
+        lane.start(self._context, Plan(self._initializer, measure, levels), START_TIMEOUT)
 
     def _wait(self, delay: float) -> None:
         """Start no worker for so many seconds."""
@@ -217,13 +234,24 @@ class Fleet:
 
     def _resume(self) -> None:
         self._pause = None
-        self._crashes = min(self._crashes, _FREE_CRASHES)
+        self._paused = True
         self._client.changed()
 
     def _cannot_start(self, error: Exception) -> None:
         """A worker did not get ready: others carry on, or those who wait for one are told."""
         self._wait(_RETRY_START)
         if any(lane.state in (State.READY, State.STARTING) for lane in self.lanes):
-            _log.warning("aiopool could not start a worker: %r", error)
+            if not leaving.begun():  # an exiting interpreter makes do with those it has
+                _log.warning("aiopool could not start a worker: %r", error)
         else:
             self._client.refused(error)
+
+
+def _keeper(count: int) -> ThreadPoolExecutor:
+    """Threads for what blocks; all of them at once where they could not be had at exit."""
+    keeper = ThreadPoolExecutor(count, thread_name_prefix="aiopool keeper")
+    if leaving.NO_THREADS:
+        all_there = threading.Barrier(count)
+        for _ in range(count):
+            keeper.submit(all_there.wait)
+    return keeper

@@ -87,6 +87,11 @@ class Flights:
             return None
         return None if oldest.settled else queue.popleft()
 
+    def name(self, seq: int) -> str | None:
+        """What the unsettled call of that number is called, None if there is none."""
+        call = self.find(seq)
+        return None if call is None else call.flight.batch.workload.name
+
     def settle(self, call: Call, count: int) -> None:
         """``count`` calls from this one on have been told of, and so have those before."""
         call.flight.settled = call.place + count

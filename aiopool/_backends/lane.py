@@ -15,11 +15,11 @@ import asyncio
 from enum import Enum
 from functools import partial
 from time import monotonic
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from aiopool._backends.flights import Flights
-from aiopool._backends.launch import UNGUARDED
+from aiopool._backends.launch import why_not_started
+from aiopool._backends.output import RELAYED, Relay
 from aiopool._backends.process import WorkerProcess
 from aiopool._backends.watch import Watch
 from aiopool._wire.failure import decode_failure, remote_error
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
     from aiopool._wire.framing import Frame
     from aiopool._wire.messages import Group, Segment
-
-START_TIMEOUT: Final = 60.0
-"""Seconds a worker may take to get ready, its initializer included."""
+    from aiopool._worker.main import Plan
 
 _FUNCTIONS: Final = 512
 """Functions a worker remembers before it is told to forget them all."""
@@ -106,7 +104,9 @@ class Lane:
             collect=self._collect,
         )
         self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
+        self._relay = Relay(self._flights.name)
         self._refusal: Exception | None = None  # why it could not start
+        self._fault: str | None = None  # why its running call had to die with it
         self._starting: asyncio.Task[None] | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._resident = 0
@@ -127,13 +127,14 @@ class Lane:
         running = self._running()
         return None if running is None else running.flight.batch.workload.name
 
-    def start(self, context: BaseContext, initializer: bytes | None, *, measure: bool) -> None:
-        """Start the worker; the fleet is told when it is ready, or why it is not."""
+    def start(self, context: BaseContext, plan: Plan, timeout: float) -> None:
+        """Start the worker; the fleet is told when it is ready, or why it is not.
+
+        It has ``timeout`` seconds to get ready, its initializer included.
+        """
         loop = asyncio.get_running_loop()
-        self._overdue = loop.call_later(START_TIMEOUT, self._give_up)
-        self._starting = loop.create_task(
-            self._process.start(context, initializer, measure=measure)
-        )
+        self._overdue = loop.call_later(timeout, self._give_up, timeout)
+        self._starting = loop.create_task(self._process.start(context, plan))
         self._starting.add_done_callback(self._start_ended)
 
     def send(self, parcels: list[Parcel]) -> None:
@@ -163,6 +164,12 @@ class Lane:
         if self.state is State.READY:
             self._send((), forget=True)
 
+    def condemn(self, why: str) -> None:
+        """Kill the worker if it executes a call, which fails and says why."""
+        if self.state is State.READY and self._running() is not None:
+            self._fault = why
+            self._process.kill()
+
     def close(self) -> None:
         """Let the worker go, killing it after the grace period; the fleet is told when it is."""
         if self.state in (State.STARTING, State.READY):
@@ -187,6 +194,8 @@ class Lane:
             self._hello()
         elif frame.kind == REFUSED:
             self._refusal = decode_failure(message, loads)
+        elif frame.kind in RELAYED:
+            self._relay.received(frame.kind, message)
         else:
             segments, self._resident = message
             for segment in segments:
@@ -215,13 +224,11 @@ class Lane:
             self._process.kill()
         elif self.state is State.STARTING and (starting.cancelled() or error is not None):
             self._refusal = error if isinstance(error, Exception) else None
-            if error is not None:  # who keeps it shall not keep the pipes of a half-made process
-                clear_frames(error.__traceback__)
             self._end()
 
-    def _give_up(self) -> None:
+    def _give_up(self, timeout: float) -> None:
         if self.state is State.STARTING:
-            self._refusal = TimeoutError(f"a worker was not ready within {START_TIMEOUT:g} s")
+            self._refusal = TimeoutError(f"a worker was not ready within {timeout:g} s")
             self._process.kill()
 
     def _hello(self) -> None:
@@ -234,12 +241,14 @@ class Lane:
     def _address(self, parcel: Parcel) -> Group:
         """Number a batch's calls and its function as this worker knows them."""
         flight = self._flights.add(parcel.batch)
-        code = parcel.code
+        context, code, load = parcel.batch.workload.context, parcel.code, parcel.load
+        if context is not None:
+            load = (context, load)
         number = self._known.get(code)
         if number is None:
             number = self._known[code] = len(self._known)
-            return flight.first, number, code, parcel.mode, parcel.load
-        return flight.first, number, None, parcel.mode, parcel.load
+            return flight.first, number, code, parcel.mode, load
+        return flight.first, number, None, parcel.mode, load
 
     def _segment(self, segment: Segment) -> None:
         """Pass on how some consecutive calls ended."""
@@ -349,6 +358,7 @@ class Lane:
         if self.state is not State.CLOSING:
             self.state = State.DEAD
         self.slot.open = False
+        self._relay.end()
         if self._overdue is not None:
             self._overdue.cancel()
         lost: list[Call] = []
@@ -372,7 +382,7 @@ class Lane:
         pid = self.pid
         self.state = State.DEAD
         if failed_start and self._refusal is None:
-            self._refusal = _failed_start(pid, exitcode)
+            self._refusal = why_not_started(pid, exitcode)
         for call in lost:
             self._blame(call, pid, exitcode)
         self._watch.end()
@@ -384,16 +394,7 @@ class Lane:
         if self._watch.was_stopped(call.seq):
             self._unfinished(batch, call.seq, stopped=True)
         else:
-            crash = WorkerCrashed(batch.workload.name, pid=pid, exitcode=exitcode)
+            name, why = batch.workload.name, self._fault
+            crash = WorkerCrashed(name, pid=pid, exitcode=exitcode, reason=why)
             self._client.failed(batch, crash, monotonic() - batch.started, pid)
         self._client.changed()
-
-
-def _failed_start(pid: int | None, exitcode: int | None) -> Exception:
-    """Why a worker ended before it was ready."""
-    if exitcode == UNGUARDED:
-        return RuntimeError(
-            "the main module opens a pool when it is imported, and every new worker imports it; "
-            "put what the script runs under: if __name__ == '__main__':"
-        )
-    return WorkerCrashed("its start", pid=pid, exitcode=exitcode)

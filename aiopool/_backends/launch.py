@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from aiopool._wire.slate import Slate
-from aiopool._worker.main import Plan, prepare, ready
+from aiopool._worker.main import prepare, ready
+from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
+
+    from aiopool._worker.main import Plan
 
 _SOCKET_BUFFER: Final = 1 << 20
 _PRELOAD: Final = ("aiopool._worker.main", "asyncio", "cloudpickle")
@@ -67,6 +70,16 @@ def leave_if_unguarded() -> None:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(UNGUARDED)
+
+
+def why_not_started(pid: int | None, exitcode: int | None) -> Exception:
+    """Why a worker ended before it was ready."""
+    if exitcode == UNGUARDED:
+        return RuntimeError(
+            "the main module opens a pool when it is imported, and every new worker imports it; "
+            "put what the script runs under: if __name__ == '__main__':"
+        )
+    return WorkerCrashed("its start", pid=pid, exitcode=exitcode)
 
 
 @contextmanager
@@ -149,7 +162,7 @@ class _Context:
 class Launched:
     """A started worker process and the parent's ends of what joins the two."""
 
-    def __init__(self, context: BaseContext, initializer: bytes | None, *, measure: bool) -> None:
+    def __init__(self, context: BaseContext, plan: Plan) -> None:
         """Start it; blocks until the process exists, not until it is ready.
 
         Raises OSError where the system refuses a process or a descriptor, with nothing left.
@@ -163,7 +176,7 @@ class Launched:
         with self._alone, _main_without_file():
             self.sock, self._child = socket.socketpair()
             try:
-                self._start(initializer, measure=measure, forked=forked)
+                self._start(plan, forked=forked)
             except BaseException:
                 self._close()
                 raise
@@ -203,15 +216,16 @@ class Launched:
         with self._alone:
             self._close()
 
-    def _start(self, initializer: bytes | None, *, measure: bool, forked: bool) -> None:
+    def _start(self, plan: Plan, *, forked: bool) -> None:
         self._try_descriptors()
         self.slate, name = self._share()
         inherited: list[int] = []
+        plan = plan._replace(slate_name=name, inherited=inherited)
         self.executor = ProcessPoolExecutor(
             max_workers=1,
             mp_context=cast("BaseContext", self._observed),
             initializer=prepare,
-            initargs=(self._child, Plan(initializer, measure, name, inherited)),
+            initargs=(self._child, plan),
         )
         self._mine.update({self.sock.fileno(), -1 if self._guard is None else self._guard} - {-1})
         _private.update(self._mine)

@@ -4,13 +4,22 @@
 still open would be joined for ever. So the workers are let go before that: ``threading`` runs such
 hooks last registered first, and ``concurrent.futures`` registered its own when it was imported.
 The hook has no public name; ``concurrent.futures`` itself uses it.
+
+Those that were remembered first are let go of first: who has a pool comes before its workers.
+A forked child has none of them.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.process  # both register their hooks: before ours
+import concurrent.futures.thread  # noqa: F401
 import os
+import sys
 import threading
-from typing import Protocol
+from typing import Final, Protocol
+
+NO_THREADS: Final = (3, 12) <= sys.version_info < (3, 12, 2)
+"""Whether an exiting interpreter can start no thread, and so no worker (cpython#113964)."""
 
 
 class Leaver(Protocol):
@@ -20,28 +29,37 @@ class Leaver(Protocol):
         """End the process without the help of an event loop."""
 
 
-_remembered: set[Leaver] = set()
+_remembered: dict[Leaver, None] = {}
+_begun = False
 
 
 def remember(leaver: Leaver) -> None:
     """Have it let go of at exit."""
-    _remembered.add(leaver)
+    _remembered[leaver] = None
 
 
 def forget(leaver: Leaver) -> None:
     """It has been let go of."""
-    _remembered.discard(leaver)
+    _remembered.pop(leaver, None)
+
+
+def begun() -> bool:
+    """Whether the interpreter is exiting."""
+    return _begun
 
 
 def _leave() -> None:
+    global _begun  # noqa: PLW0603 - a process exits once
+    _begun = True
     while _remembered:
-        _remembered.pop().abandon()
+        leaver = list(_remembered)[0]  # noqa: RUF015 - in one step: other threads forget theirs
+        forget(leaver)
+        leaver.abandon()
 
-
-# A forked child ends through the same hook, and these workers are not its own to end.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_remembered.clear)
 
 _register = getattr(threading, "_register_atexit", None)
 if _register is not None:
     _register(_leave)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_remembered.clear)

@@ -6,15 +6,19 @@ fails alone, before a worker is involved, and what does not unpickle fails alone
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiopool._wire.diagnosis import explain
-from aiopool._wire.messages import EXACT, SCALARS, STAR
+from aiopool._wire.messages import CONTEXT, EXACT, SCALARS, STAR
 from aiopool._wire.pickling import all_scalars, can_pickle, dumps, pack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextvars import ContextVar
+
     from aiopool._backends.base import Function
     from aiopool._core.workload import Batch, Workload
     from aiopool._wire.pickling import Packed
@@ -29,7 +33,10 @@ TURN: Final = 0.005
 
 
 class Parcel(NamedTuple):
-    """A batch ready to be sent: its function's pickle, its mode, and its load."""
+    """A batch ready to be sent: its function's pickle, its mode, and its load.
+
+    With ``CONTEXT`` in the mode its workload's context goes with it.
+    """
 
     batch: Batch
     code: bytes
@@ -84,8 +91,26 @@ def pack_function(call: object, name: str) -> bytes:
         raise explain(call, error, what=what, can_pickle=can_pickle) from error
 
 
+def pack_context(variables: Iterable[ContextVar[Any]]) -> bytes:
+    """Pickle the values that these context variables have here, those that have one.
+
+    Raises ``NotTransferable`` naming the first whose value cannot be.
+    """
+    here = copy_context()
+    values = [(variable, here[variable]) for variable in variables if variable in here]
+    try:
+        return dumps(values)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        variable, value = next((pair for pair in values if not can_pickle(pair[1])), values[0])
+        what = f"the value of the context variable {variable.name!r}"
+        raise explain(value, error, what=what, can_pickle=can_pickle) from error
+
+
 def _mode(workload: Workload) -> int:
-    return (STAR if workload.star else 0) | (EXACT if workload.exact else 0)
+    mode = (STAR if workload.star else 0) | (EXACT if workload.exact else 0)
+    return mode if workload.context is None else mode | CONTEXT
 
 
 def _encode_each(

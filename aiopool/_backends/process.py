@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from time import monotonic
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from aiopool._backends.connection import Connection, Listener
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from aiopool._wire.framing import Bytes
     from aiopool._wire.slate import Slate
+    from aiopool._worker.main import Plan
 
 _LAST_WAIT: Final = 5.0
 """Seconds an exiting interpreter waits for a worker to exist, and for its end.
@@ -68,17 +70,18 @@ class WorkerProcess:
         """The words of its slate."""
         return self.slate.words
 
-    async def start(
-        self, context: BaseContext, initializer: bytes | None, *, measure: bool
-    ) -> None:
+    async def start(self, context: BaseContext, plan: Plan) -> None:
         """Start it and open the one call that serves; returns before it is ready.
 
         Raises OSError where the system refuses a process or a descriptor.
         """
         loop = asyncio.get_running_loop()
-        launch = partial(Launched, context, initializer, measure=measure)
-        self._launching = self._keeper.submit(launch)
-        self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
+        self._launching = self._keeper.submit(Launched, context, plan)
+        try:
+            self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
+        except Exception as error:  # who keeps it shall not keep the pipes of a half-made process
+            clear_frames(error.__traceback__)
+            raise
         self.pid = launched.pid
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)

@@ -4,64 +4,49 @@ The next task is started from the done-callback of the one that made room, so a 
 no task yet and costs nothing but its place in the input.
 
 A call that waits for its own pool, or for another one, gives its place away meanwhile and takes
-it back in its turn, by its original priority and age: the seat a task sits on knows both moves, and
-is found through a context variable, so tasks that the call starts itself lend the same seat.
+it back in its turn, by its original priority and age: the seat a task sits on knows both moves.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, final
 
+from aiopool._backends.seats import Seat, innermost
 from aiopool._core.workload import Batch, Workload
 from aiopool._wire.failure import harmless
 from aiopool.errors import RemoteError, TaskTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine
     from contextvars import Context
 
-    from aiopool._backends.base import Client
+    from aiopool._backends.base import Client, Function
     from aiopool._core.scheduler import CountedVenue
-
-_seat: Final[ContextVar[Seat | None]] = ContextVar("aiopool_seat", default=None)
-
-
-def current_seat() -> Seat | None:
-    """The seat of the call that is running here, None outside of any."""
-    seat = _seat.get()
-    return seat if seat is not None and seat.taken else None
 
 
 @final
-class Seat:
+class TaskSeat(Seat):
     """A running call's place on the event loop."""
 
-    __slots__ = (
-        "_lent",
-        "_waiter",
-        "asked",
-        "backend",
-        "batch",
-        "reason",
-        "taken",
-        "task",
-        "timer",
-    )
+    __slots__ = ("asked", "backend", "batch", "reason", "task", "timer")
 
     def __init__(self, backend: TaskBackend, batch: Batch) -> None:
+        door = batch.workload.door
+        super().__init__(None if door is None else door.seat)
         self.backend = backend
         self.batch = batch
-        self.taken = True  # until the call has ended
         self.task: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None  # of the call's timeout
         self.asked = False  # whether it was cancelled by the pool
         self.reason: Exception | None = None  # and why, None if somebody asked for it
-        self._lent = 0  # how many waits it is lent for
-        self._waiter: asyncio.Future[None] | None = None  # set while it waits for a place again
+
+    def belongs_to(self, client: object) -> bool:
+        """Whether the call is, or is part of, one of this client's."""
+        return client is self.backend.client or super().belongs_to(client)
 
     def cancel(self, reason: Exception | None) -> None:
         """Cancel the call; it ends with ``reason``, or cancelled."""
@@ -74,42 +59,25 @@ class Seat:
         """Its task has ended."""
         self.backend.ended(self, task)
 
-    def wait(self, waiting: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
-        """Wait for the pool with the place lent; for use in ``__await__``."""
-        self._lend()
-        try:
-            result = yield from waiting
-        except BaseException:
-            self._take_back()  # without waiting: a cancelled call is to clean up now
-            raise
-        yield from self._resume().__await__()
-        return result
+    def _give(self) -> None:
+        self.backend.venue.lend()
+        self.backend.client.changed()
 
-    def lend_until(self, future: asyncio.Future[Any]) -> None:
-        """Lend the place until a future is done, then have it back at once.
+    def _get(self) -> None:
+        self.backend.venue.reclaim()
 
-        For a call that waits through asyncio's own helpers, which leave no moment for its turn.
-        """
-        self._lend()
-        asyncio.Future.add_done_callback(future, lambda _: self._take_back())
+    def _has_room(self) -> bool:
+        return self.backend.venue.running < self.backend.venue.capacity
 
-    def _lend(self) -> None:
-        self._lent += 1
-        if self._lent == 1 and self.taken:
-            self.backend.venue.lend()
-            self.backend.client.changed()
+    def is_outranked(self) -> bool:
+        """Whether it is not lent and a call more important than this one is next."""
+        head = None if self._lent else self.backend.venue.queue.peek()
+        return head is not None and head.priority < self.batch.workload.priority
 
-    def _take_back(self) -> None:
-        self._lent -= 1
-        if self._lent == 0 and self.taken:
-            self.backend.venue.reclaim()
+    def _now(self) -> float:
+        return monotonic()
 
-    async def _resume(self) -> None:
-        """Take the place back in turn."""
-        venue = self.backend.venue
-        if self._lent > 1 or not self.taken or venue.running < venue.capacity:
-            self._take_back()
-            return
+    def _line_up(self, since: float | None) -> Workload:
         origin = self.batch.workload
         turn = Workload(
             self,
@@ -117,26 +85,21 @@ class Seat:
             name=origin.name,
             venue=origin.venue,
             sink=None,
-            now=origin.since,
+            now=origin.since if since is None else since,
             cost=origin.cost,
         )
+        turn.priority = origin.priority
         turn.hold(None)
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        venue.wake(turn)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.cancelled():
-                venue.queue.remove(turn)
-                self._take_back()
-            raise
+        self.backend.venue.wake(turn)
+        return turn
+
+    def _step_out(self, turn: Workload) -> None:
+        self.backend.venue.queue.remove(turn)
 
     def seat_again(self) -> None:
         """Its turn has come and the venue has counted it in."""
         self.backend.venue.running -= 1  # taking the place back counts it
-        if self._waiter is not None and not self._waiter.done():
-            self._take_back()
-            self._waiter.set_result(None)
+        super().seat_again()
 
 
 @final
@@ -149,13 +112,13 @@ class TaskBackend:
         self.client = client
         self.venue = venue
         self._loop = loop
-        self._seats: dict[Workload, set[Seat]] = {}  # of the calls that run
+        self._seats: dict[Workload, set[TaskSeat]] = {}  # of the calls that run
 
     def assign(self, now: float) -> None:
         """Start what is to start now."""
         for batch in self.venue.assign(now):
             function = batch.workload.function
-            if type(function) is Seat:
+            if type(function) is TaskSeat:
                 function.seat_again()
             else:
                 self._start(batch)
@@ -177,13 +140,12 @@ class TaskBackend:
     def _start(self, batch: Batch) -> None:
         workload = batch.workload
         function, item = workload.function, batch.items[0]
-        seat = Seat(self, batch)
+        seat = TaskSeat(self, batch)
         context: Context = workload.context.copy()
         try:
-            context.run(_seat.set, seat)
-            coroutine = function.call(*item) if workload.star else function.call(item)
-            if not asyncio.iscoroutine(coroutine):
-                coroutine = _awaiting(coroutine, function.name)
+            context.run(innermost.set, seat)
+            called = function.call(*item) if workload.star else function.call(item)
+            coroutine = as_coroutine(function, called)
             task = self._loop.create_task(coroutine, name=workload.settings.name, context=context)
         except Exception as error:  # noqa: BLE001 - calling with wrong arguments, for one
             self.client.failed(batch, error, 0.0, None)
@@ -201,9 +163,9 @@ class TaskBackend:
             seat.timer = self._loop.call_later(timeout, seat.cancel, late)
         task.add_done_callback(seat.task_done)
 
-    def _leave(self, seat: Seat) -> None:
+    def _leave(self, seat: TaskSeat) -> None:
         """A call has ended, or is taken to have."""
-        seat.taken = False
+        seat.leave()
         if seat.timer is not None:
             seat.timer.cancel()
         workload = seat.batch.workload
@@ -212,7 +174,7 @@ class TaskBackend:
         if not seats:
             del self._seats[workload]
 
-    def ended(self, seat: Seat, task: asyncio.Task[Any]) -> None:
+    def ended(self, seat: TaskSeat, task: asyncio.Task[Any]) -> None:
         """The task of a call has ended."""
         if not seat.taken:  # forsaken before
             return
@@ -229,7 +191,7 @@ class TaskBackend:
         client.settled(batch)
         client.changed()
 
-    def _cancelled(self, seat: Seat, seconds: float) -> None:
+    def _cancelled(self, seat: TaskSeat, seconds: float) -> None:
         """It ended by cancellation: as asked, or for the time it took, or by its own doing."""
         if seat.asked and seat.reason is None:
             self.client.stopped(seat.batch, started=True)
@@ -238,6 +200,12 @@ class TaskBackend:
         if error is None:
             error = RemoteError("asyncio.CancelledError", "the call cancelled itself", "")
         self.client.failed(seat.batch, error, seconds, None)
+
+
+def as_coroutine(function: Function, called: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401
+    """What a call on the event loop returned, as something a task can run."""
+    known = type(called) is CoroutineType or asyncio.iscoroutine(called)
+    return called if known else _awaiting(called, function.name)
 
 
 async def _awaiting(awaitable: Any, name: str) -> Any:  # noqa: ANN401 - whatever the call returns

@@ -38,8 +38,12 @@ async def join(executor: Executor) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(_resolve, joined)
 
-    threading.Thread(target=shut_down, name="aiopool join", daemon=True).start()
-    await joined
+    try:
+        threading.Thread(target=shut_down, name="aiopool join", daemon=True).start()
+    except RuntimeError:  # there are no more threads to be had: the others end by themselves
+        executor.shutdown(wait=False)
+    else:
+        await joined
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

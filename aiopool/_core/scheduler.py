@@ -221,16 +221,16 @@ class LanedVenue(Venue):
         return total
 
     def _choose(self, workload: Workload, now: float) -> Slot | None:
-        """An idle slot; else, for short calls, the one soonest done with room for one more."""
+        """An idle slot; else, for short calls, the one soonest done that holds half a quantum."""
         best: Slot | None = None
         cost = workload.cost.seconds
-        ahead = cost is not None and workload.settings.limit is None
+        ahead = cost is not None and cost <= QUANTUM / 2 and workload.settings.limit is None
         for slot in self.slots:
             if not slot.open:
                 continue
             if not slot.load:
                 return slot
-            if ahead and now < slot.due and slot.outstanding + cost <= QUANTUM / 2:  # type: ignore[operator]
+            if ahead and now < slot.due and slot.outstanding <= QUANTUM / 2:
                 best = slot if best is None or slot.due < best.due else best
         return best
 

@@ -105,6 +105,7 @@ class Workload:
         "context",
         "cost",
         "deadline",
+        "door",
         "entry",
         "exact",
         "function",
@@ -154,8 +155,7 @@ class Workload:
         self.star = star  # an item is the tuple of a call's arguments, not the one argument
         self.exact = exact  # a call is never run twice within one attempt, whatever dies
         self.priority = settings.priority
-        self.since = now
-        self.turn = now  # when it was last served; its key in the queue is made from it
+        self.since = self.turn = now  # turn: when it was last served, for its key in the queue
         deadline = settings.deadline
         self.deadline = None if deadline is None else now + deadline
         self.again: list[Batch] = NONE  # a stack: the last is the first in line
@@ -167,6 +167,7 @@ class Workload:
         self.context: Any = None  # the submitter's context variables, where calls run beside it
         self.stopped = False  # nothing more of it may start
         self.reason: Exception | None = None  # why it was stopped; None: it was cancelled
+        self.door: Any = None  # where its call needs another place besides: who lets it in
         self.inner: Workload | None = None  # what does its work, where a limiter stands before
         self.silent = False  # part of another workload's call: not counted, nobody is told
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue

@@ -6,9 +6,9 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, final
 
-from aiopool._backends.parcels import pack_argument
+from aiopool._backends.parcels import pack_argument, pack_context
 from aiopool._core.options import resolve
 from aiopool._core.workload import Workload
 from aiopool._run.gather import Gathering
@@ -20,13 +20,37 @@ from aiopool._run.ticket import Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from contextvars import Context, ContextVar
 
     from aiopool._backends.base import Function
+    from aiopool._backends.fleet import Fleet
     from aiopool._core.options import Settings
+    from aiopool._run.engine import Engine
+    from aiopool._run.functions import Functions
     from aiopool._run.setup import Machinery
     from aiopool._run.sources import Input, Items
 
+H = TypeVar("H", bound=TaskHandle[Any])
+
 _MOST_PLANS: Final = 512
+
+
+class Parts(Protocol):
+    """What it takes to run single calls: an open pool's machinery, or a group's own."""
+
+    engine: Engine
+    functions: Functions
+    plans: dict[int, Plan]
+    fleet: Fleet | None
+    variables: tuple[ContextVar[Any], ...]
+
+    @property
+    def defaults(self) -> Settings:
+        """The options of a call that says nothing else."""
+
+    def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str, /) -> Any:  # noqa: ANN401
+        """The venue of calls that go through a limiter first."""
 
 
 @final
@@ -43,14 +67,15 @@ class Plan:
         """What its calls are called."""
         return self.settings.name or self.function.name
 
-    def workload(
+    def workload(  # noqa: PLR0913 - what sets one workload apart from another, by keyword
         self,
-        parts: Machinery,
+        parts: Parts,
         sink: Gathering | Flow | None,
         *,
         star: bool,
         exact: bool,
         since: float,
+        context: Context | bytes | None,
     ) -> Workload:
         """A workload of no calls yet."""
         settings = self.settings
@@ -68,13 +93,23 @@ class Plan:
             star=star,
             exact=exact,
         )
-        if self.place != "process" or parts.fleet is None:
-            workload.context = copy_context()
+        workload.context = context
+        if self.stays_here(parts):
             workload.function = opening(self.function)
         return workload
 
+    def stays_here(self, parts: Parts) -> bool:
+        """Whether its calls are no worker process's."""
+        return self.place != "process" or parts.fleet is None
 
-def plan(parts: Machinery, fn: Callable[..., Any], options: Mapping[str, Any]) -> Plan:
+    def context(self, parts: Parts) -> Context | bytes | None:
+        """The caller's context for calls in this process, what of it crosses for others."""
+        if self.stays_here(parts):
+            return copy_context()
+        return pack_context(parts.variables) if parts.variables else None
+
+
+def plan(parts: Parts, fn: Callable[..., Any], options: Mapping[str, Any]) -> Plan:
     """Check a function and its options; raises TypeError, ValueError or ``NotTransferable``."""
     if not options and (known := parts.plans.get(id(fn))) is not None:
         return known
@@ -97,21 +132,32 @@ def plan(parts: Machinery, fn: Callable[..., Any], options: Mapping[str, Any]) -
     return found
 
 
+def check_single(found: Plan) -> None:
+    """Raise TypeError for the option that means nothing to a single call."""
+    if found.settings.limit is not None:
+        message = "limit bounds the calls of one map or stream; this is a single call"
+        raise TypeError(message)
+
+
 def single(
-    parts: Machinery, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
-) -> TaskHandle[Any]:
-    """One call, ready to be added to the engine: its handle.
+    parts: Parts,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: Mapping[str, Any],
+    kind: type[H],
+) -> H:
+    """One call, ready to be added to the engine: its handle, of that kind.
 
     What goes to a worker process is pickled now, so the call gets its arguments as they are now.
     """
     found = plan(parts, fn, options)
-    if found.settings.limit is not None:
-        message = "limit bounds the calls of one map or stream; this is a single call"
-        raise TypeError(message)
-    workload = found.workload(parts, None, star=True, exact=True, since=monotonic())
-    function = found.function
+    check_single(found)
+    context, function = found.context(parts), found.function
+    workload = found.workload(
+        parts, None, star=True, exact=True, since=monotonic(), context=context
+    )
     workload.hold(args, pack_argument(args, function) if function.code else None)
-    handle: TaskHandle[Any] = TaskHandle(parts.engine, workload, args)
+    handle = kind(parts.engine, workload, args)
     workload.sink = handle
     return handle
 
@@ -132,6 +178,7 @@ class Many:
         check_iterables(iterables)
         self.plan = plan(parts, fn, options)
         self._parts = parts
+        self._context = self.plan.context(parts)
         self._iterables = iterables
         self._star = star or len(iterables) > 1
         self._since = 0.0
@@ -170,7 +217,12 @@ class Many:
 
     def _workload(self, sink: Gathering | Flow) -> Workload:
         return self.plan.workload(
-            self._parts, sink, star=self._star, exact=False, since=self._since
+            self._parts,
+            sink,
+            star=self._star,
+            exact=False,
+            since=self._since,
+            context=self._context,
         )
 
     def _input(self, workload: Workload, sink: Gathering | Flow) -> Input:

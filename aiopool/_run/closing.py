@@ -66,10 +66,11 @@ class Closer:
         """Whether all is gone."""
         return self._closing is not None and self._closing.done()
 
-    async def arm(self) -> None:
+    def arm(self) -> None:
         """Have the event loop close the pool if nobody else has when the loop ends."""
         self._hook = self._at_loop_end()
-        await anext(self._hook)
+        with contextlib.suppress(StopIteration):  # it has come to its yield, without a wait
+            self._hook.asend(None).send(None)
         leaving.remember(self)
 
     def abandon(self) -> None:

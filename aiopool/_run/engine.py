@@ -288,12 +288,15 @@ class Engine:
         workload.rest(again)
         self._resting += 1
         self.counts.retried += 1
-        self.loop.call_later(delay, self._try_again, again)
+        self.loop.call_later(delay, self.try_again, again)
         if self._news:
             self._news.retrying(batch, error, delay)
 
-    def _try_again(self, batch: Batch) -> None:
+    def try_again(self, batch: Batch) -> None:
+        """A backoff has ended: the call goes back in line, once its door lets it in."""
         workload = batch.workload
+        if workload.door is not None and not workload.door.lets_in(batch):
+            return  # the door will ask again
         if workload.wake(batch):
             self._resting -= 1
             self.venues[workload.venue].give_back(batch)

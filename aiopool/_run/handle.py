@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aiopool._core.options import check_priority
 from aiopool._core.outcome import Outcome
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@final
 class TaskHandle(Ticket[T], Generic[T]):
     """A submitted call as an ``asyncio.Future``: await it, wait for it, gather it, shield it.
 

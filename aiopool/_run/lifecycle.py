@@ -15,6 +15,7 @@ from aiopool.errors import PoolClosed
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aiopool._core.outcome import PoolStatistics
     from aiopool._run.setup import PoolSettings
 
 
@@ -27,13 +28,18 @@ class Lifecycle:
         self._refusing = False  # takes no more work
 
     async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    def _open(self) -> Machinery:
+        """Open it in the loop that runs here; its parts."""
         if self._parts is not None or self._refusing:
             message = "this pool was opened before; make a new one for every 'async with'"
             raise PoolClosed(message)
         leave_if_unguarded()
         self._parts = Machinery(self._settings, asyncio.get_running_loop())
-        await self._parts.closer.arm()
-        return self
+        self._parts.closer.arm()
+        return self._parts
 
     async def __aexit__(
         self,
@@ -60,6 +66,10 @@ class Lifecycle:
             raise RuntimeError(message)
         self._refusing = True
         await parts.closer.close(drain=drain, timeout=timeout)
+
+    def statistics(self) -> PoolStatistics:
+        """The pool at this moment, as a frozen snapshot."""
+        return observe.statistics(self._entered_parts())
 
     def _entered_parts(self) -> Machinery:
         if self._parts is None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from aiopool._core.retry import check_count
 from aiopool._run import calls, observe
+from aiopool._run.handle import TaskHandle
 from aiopool._run.lifecycle import Lifecycle
 from aiopool._run.meter import shown
-from aiopool._run.setup import check_settings
+from aiopool._run.setup import AGING, GRACE, LIMIT, check_settings
 from aiopool._run.sharing import Shared, share
 from aiopool._run.sources import spread
 from aiopool._run.stream import Flow, Stream
@@ -17,15 +18,16 @@ from aiopool._run.taskgroup import TaskGroup
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
+    from contextvars import ContextVar
     from multiprocessing.context import BaseContext
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
-    from aiopool._core.outcome import Outcome, PoolStatistics
+    from aiopool._core.outcome import Outcome
     from aiopool._core.retry import Retry
-    from aiopool._run.handle import TaskHandle
     from aiopool._run.news import Observer
     from aiopool._run.sources import Items
+    from aiopool._run.taskgroup import GroupOptions
 
     Ts = TypeVarTuple("Ts")
 
@@ -37,9 +39,8 @@ A = TypeVar("A")
 class Pool(Lifecycle):
     """Runs coroutines on the event loop and plain callables in worker processes.
 
-    Use it in ``async with``. It belongs to the event loop that entered it. Leaving the block waits
-    for all that was submitted; leaving it by an exception or a cancellation stops everything
-    within ``grace_period`` and a second.
+    It belongs to the event loop that enters it. Leaving ``async with`` waits for all submitted
+    calls; by an exception or a cancellation, it stops all within ``grace_period`` and a second.
 
     ``max_workers``: worker processes, default the CPUs this process may use; they start when there
     is work for them. ``limit``: coroutine calls running at once. ``max_pending``: calls that may
@@ -50,48 +51,53 @@ class Pool(Lifecycle):
     priority. ``backend``: None for worker processes, ``"inline"`` to run plain callables at once
     in this thread, or any ``concurrent.futures.Executor``. ``mp_context``: a multiprocessing
     context or start method, default forkserver where there is one, else spawn. ``initializer``
-    runs in each new worker with ``initargs``. A worker is replaced after
+    runs in each new worker with ``initargs``; it has a minute. A worker is replaced after
     ``max_tasks_per_worker`` calls, or once it holds more than ``max_worker_memory`` bytes between
-    calls. ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or
-    ValueError naming the parameter that is out of range.
+    calls; a call in which it holds twice that is killed, on Linux. With ``forward_output`` what
+    workers print, log and warn of arrives here; values of ``contextvars`` go there with calls.
+    ``observers`` are called with the events of ``aiopool.events``. Raises TypeError or ValueError
+    naming the parameter that is out of range.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter for each thing a pool lets be chosen
         self,
         max_workers: int | None = None,
         *,
-        limit: int = 100,
+        limit: int = LIMIT,
         max_pending: int | None = None,
         retry: int | Retry | None = None,
         timeout: float | None = None,
-        grace_period: float = 1.0,
-        aging: float = 1.0,
+        grace_period: float = GRACE,
+        aging: float = AGING,
         backend: Executor | str | None = None,
         mp_context: BaseContext | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_worker: int | None = None,
         max_worker_memory: int | None = None,
+        forward_output: bool = True,
+        contextvars: Iterable[ContextVar[Any]] = (),
         observers: Iterable[Observer] = (),
     ) -> None:
-        super().__init__(
-            check_settings(
-                max_workers=max_workers,
-                limit=limit,
-                max_pending=max_pending,
-                retry=retry,
-                timeout=timeout,
-                grace_period=grace_period,
-                aging=aging,
-                backend=backend,
-                mp_context=mp_context,
-                initializer=initializer,
-                initargs=initargs,
-                max_tasks_per_worker=max_tasks_per_worker,
-                max_worker_memory=max_worker_memory,
-                observers=observers,
-            )
+        settings = check_settings(
+            max_workers=max_workers,
+            limit=limit,
+            max_pending=max_pending,
+            retry=retry,
+            timeout=timeout,
+            grace_period=grace_period,
+            aging=aging,
+            backend=backend,
+            mp_context=mp_context,
+            initializer=initializer,
+            initargs=initargs,
+            max_tasks_per_worker=max_tasks_per_worker,
+            max_worker_memory=max_worker_memory,
+            forward_output=forward_output,
+            contextvars=contextvars,
+            observers=observers,
         )
+        super().__init__(settings)
         self._submitted: list[TaskHandle[Any]] = []
 
     @overload
@@ -113,7 +119,7 @@ class Pool(Lifecycle):
         ``NotTransferable``, ``PoolClosed``; TypeError or ValueError for options out of range.
         """
         parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options)
+        handle = calls.single(parts, fn, args, options, TaskHandle)
         await parts.backlog.enter(handle.name, handle.settings)
         self._open_parts()
         handle.begin()
@@ -246,7 +252,7 @@ class Pool(Lifecycle):
         Several iterables are zipped as by ``zip``; they may be async. Items are pulled as workers
         have room for them, many at a time where calls are short. The first final failure stops the
         rest and is raised as it is; with ``return_exceptions`` failures stand in the list instead.
-        ``limit`` bounds how many of these calls run at once. ``progress`` shows a live line.
+        ``limit`` bounds how many run at once. ``progress`` shows a live line.
         """
         return await self._map(fn, iterables, return_exceptions, progress, options)
 
@@ -340,17 +346,17 @@ class Pool(Lifecycle):
     def share(self, obj: T) -> Shared[T]:
         """Place a large object in shared memory once; the handle to pass to calls in its place.
 
-        Calls receive the object, its arrays read-only. It takes about as long as three copies and
-        may be called in another thread. Freed when nobody holds the handle. Raises
+        Calls receive the object, its arrays read-only. It takes as long as three copies, may be
+        called in another thread, and is freed when nobody holds the handle. Raises
         ``NotTransferable``, ``PoolClosed``; warns where memory is short and it goes by the socket.
         """
         self._check_open()
         return share(obj)
 
-    def task_group(self) -> TaskGroup:
-        """A structured scope over this pool: ``async with pool.task_group() as group``."""
+    def task_group(self, **options: Unpack[GroupOptions]) -> TaskGroup:
+        """A structured scope over this pool, with the options of ``TaskGroup``."""
         self._open_parts()
-        return TaskGroup(self._start)
+        return TaskGroup(self, **options)
 
     async def collect(self) -> list[Outcome[Any]]:
         """Take no more work, wait for all that was submitted, and return how each call ended.
@@ -360,21 +366,16 @@ class Pool(Lifecycle):
         """
         parts = self._entered_parts()
         if parts.inside:
-            message = "a call of this pool cannot collect it: it would wait for itself"
-            raise RuntimeError(message)
+            raise RuntimeError("a call of this pool cannot collect it: it would wait for itself")
         self._refusing = True
         await observe.all_done(parts.engine, self._submitted)
         return [handle.outcome(index) for index, handle in enumerate(self._submitted)]
-
-    def statistics(self) -> PoolStatistics:
-        """The pool at this moment, as a frozen snapshot."""
-        return observe.statistics(self._entered_parts())
 
     def _start(
         self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
     ) -> TaskHandle[Any]:
         parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options)
+        handle = calls.single(parts, fn, args, options, TaskHandle)
         parts.backlog.claim()
         handle.begin()
         return handle

@@ -21,11 +21,12 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
         main.close()
         message = "aiopool.run() cannot be called where an event loop runs; await its argument"
         raise RuntimeError(message)
-    with asyncio.Runner(debug=debug, loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory()) as runner:
         return runner.run(main)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes uvloop's loops, None where it is not installed."""
     try:
         import uvloop
     except ImportError:  # it is an extra

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypedDict, final
 
 from aiopool._backends.fleet import Fleet
 from aiopool._backends.launch import default_context
 from aiopool._backends.parcels import pack_function
-from aiopool._backends.tasks import TaskBackend, current_seat
+from aiopool._backends.seats import current_seat
+from aiopool._backends.tasks import TaskBackend
 from aiopool._backends.threads import ExecutorBackend, InlineExecutor
 from aiopool._core.options import Settings
 from aiopool._core.retry import Retry, check_count, check_seconds, shown
@@ -23,20 +26,50 @@ from aiopool._run.engine import Engine
 from aiopool._run.functions import Functions
 from aiopool._run.gate import Gate
 from aiopool._run.news import News
+from aiopool._wire.variables import declare
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from multiprocessing.context import BaseContext
 
     from aiopool._run.calls import Plan
+    from aiopool._run.news import Observer
+
+LIMIT: Final = 100
+"""Coroutine calls that a pool runs at once, unless it is told otherwise."""
+
+GRACE: Final = 1.0
+"""Seconds a stopped call has for its clean-up."""
+
+AGING: Final = 1.0
+"""Seconds of waiting that make up for one step of priority."""
 
 _MOST_WORKERS: Final = 61 if sys.platform == "win32" else 4096
 """What the executor's own waiting can watch on Windows; elsewhere, a slip of the finger."""
 
 _THREADS_EACH: Final = 4
 """Threads for each CPU, at least 16: they are for calls that mostly wait."""
+
+
+@final
+class PoolOptions(TypedDict, total=False):
+    """The keyword parameters of ``Pool``, for whoever passes them on."""
+
+    limit: int
+    max_pending: int | None
+    retry: int | Retry | None
+    timeout: float | None
+    grace_period: float
+    aging: float
+    backend: Executor | str | None
+    mp_context: BaseContext | str | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_tasks_per_worker: int | None
+    max_worker_memory: int | None
+    observers: Iterable[Observer]
 
 
 @final
@@ -56,6 +89,8 @@ class PoolSettings:
     initializer: bytes | None
     max_tasks: int | None
     max_memory: int | None
+    forward_output: bool
+    variables: tuple[ContextVar[Any], ...]
     news: News
 
 
@@ -71,20 +106,22 @@ def available_cpus() -> int:
 
 def check_settings(  # noqa: PLR0913 - the pool's own parameters
     *,
-    max_workers: int | None,
-    limit: int,
-    max_pending: int | None,
-    retry: int | Retry | None,
-    timeout: float | None,
-    grace_period: float,
-    aging: float,
-    backend: object,
-    mp_context: BaseContext | str | None,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    max_tasks_per_worker: int | None,
-    max_worker_memory: int | None,
-    observers: Iterable[Any],
+    max_workers: int | None = None,
+    limit: int = LIMIT,
+    max_pending: int | None = None,
+    retry: int | Retry | None = None,
+    timeout: float | None = None,
+    grace_period: float = GRACE,
+    aging: float = AGING,
+    backend: object = None,
+    mp_context: BaseContext | str | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_tasks_per_worker: int | None = None,
+    max_worker_memory: int | None = None,
+    forward_output: bool = True,
+    contextvars: Iterable[ContextVar[Any]] = (),
+    observers: Iterable[Any] = (),
 ) -> PoolSettings:
     """The parameters in range; raises TypeError or ValueError naming the one that is not."""
     executor, inline = _backend(backend)
@@ -101,6 +138,8 @@ def check_settings(  # noqa: PLR0913 - the pool's own parameters
         initializer=_initializer(initializer, initargs),
         max_tasks=check_count("max_tasks_per_worker", max_tasks_per_worker),
         max_memory=check_count("max_worker_memory", max_worker_memory),
+        forward_output=_flag("forward_output", forward_output),
+        variables=_variables(contextvars),
         news=News(observers),
     )
 
@@ -113,6 +152,7 @@ class Machinery:
         self._settings = settings
         self.engine = engine = Engine(loop, settings.news)
         self.functions = Functions()
+        self.variables = settings.variables  # that travel to worker processes
         self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
         self.backlog = Backlog(engine, settings.max_pending)
         aging = settings.aging
@@ -149,10 +189,15 @@ class Machinery:
         return self._settings.defaults
 
     @property
+    def aging(self) -> float:
+        """Seconds of waiting that make up for one step of priority."""
+        return self._settings.aging
+
+    @property
     def inside(self) -> bool:
         """Whether this is running in a call of this pool's own."""
         seat = current_seat()
-        return seat is not None and seat.backend.client is self.engine
+        return seat is not None and seat.belongs_to(self.engine)
 
     def _install_threads(self, aging: float) -> ThreadPoolExecutor:
         count = max(16, _THREADS_EACH * available_cpus())
@@ -183,6 +228,7 @@ class Machinery:
             max_tasks=settings.max_tasks,
             max_memory=settings.max_memory,
             vigilant=available_cpus() > 1,
+            forward_output=settings.forward_output,
         )
         self.engine.install("process", venue, fleet)
         return fleet
@@ -241,6 +287,27 @@ def _initializer(call: object, args: object) -> bytes | None:
         message = f"initializer={shown(call)}: must be a function"
         raise TypeError(message)
     return pack_function((call, tuple(args)), "initializer")
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    message = f"{name}={shown(value)}: must be True or False"
+    raise TypeError(message)
+
+
+def _variables(value: object) -> tuple[ContextVar[Any], ...]:
+    rule = "must be the contextvars.ContextVar objects whose values travel with calls"
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        message = f"contextvars={shown(value)}: {rule}"
+        raise TypeError(message)
+    variables = tuple(value)
+    for variable in variables:
+        if not isinstance(variable, ContextVar):
+            message = f"contextvars: {shown(variable)} is none; they {rule}"
+            raise TypeError(message)
+    declare(variables)
+    return variables
 
 
 def _cgroup_quota() -> int | None:

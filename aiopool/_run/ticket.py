@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from aiopool._backends.tasks import current_seat
+from aiopool._backends.seats import lend_for, waiting_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -80,24 +80,9 @@ class Ticket(asyncio.Future[T], Generic[T]):
     ) -> None:
         """As ``asyncio.Future``; what asyncio itself adds tells of a call that waits."""
         super().add_done_callback(fn, context=context)
-        seat = current_seat()
-        if seat is not None and not self.done() and _is_waiting(fn):
-            seat.lend_until(self)
+        lend_for(self, fn)
 
     def __await__(self) -> Generator[Any, None, T]:
-        seat = None if self.done() else current_seat()
-        try:
-            if seat is None:
-                return (yield from super().__await__())
-            result: T = yield from seat.wait(super().__await__())
-            return result
-        finally:
-            del self  # this frame is in the error's traceback, and the future holds the error
+        return waiting_on(self, super().__await__())
 
     __iter__ = __await__
-
-
-def _is_waiting(callback: object) -> bool:
-    """Whether it is of asyncio's ``gather``, ``wait``, ``wait_for``, ``shield`` or their like."""
-    callback = getattr(callback, "func", callback)
-    return getattr(callback, "__module__", None) == "asyncio.tasks"

@@ -19,7 +19,7 @@ from aiopool._worker import guard
 from aiopool._worker.serve import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Plan(NamedTuple):
@@ -30,6 +30,9 @@ class Plan(NamedTuple):
 
     measure: bool
     """Whether to report memory in use with the results."""
+
+    levels: Mapping[str, int] | None = None
+    """Levels of the parent's loggers, None to leave output where it goes by itself."""
 
     slate_name: str | None = None
     """Name of the slate where descriptors cannot be passed over the socket."""
@@ -42,7 +45,7 @@ _ready: list[tuple[Worker, Plan]] = []
 
 
 def prepare(sock: socket.socket, plan: Plan) -> None:
-    """Set the process up: descriptors, parent guard, signals, standard input."""
+    """Set the process up: descriptors, parent guard, signals, standard streams."""
     for fd in plan.inherited:
         _close(fd)
     slate = _attach(sock, plan)
@@ -53,6 +56,8 @@ def prepare(sock: socket.socket, plan: Plan) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    if plan.levels is not None:
+        worker.forward_output(plan.levels)
     _ready.append((worker, plan))
 
 
@@ -63,6 +68,14 @@ def ready() -> None:
 def serve() -> None:
     """The one call that stays open for the worker's life."""
     worker, plan = _ready.pop()
+    try:
+        _serve(worker, plan)
+    finally:
+        if worker.output is not None:
+            worker.output.detach()
+
+
+def _serve(worker: Worker, plan: Plan) -> None:
     try:
         if plan.initializer is not None:
             function, arguments = loads(plan.initializer)
@@ -75,6 +88,8 @@ def serve() -> None:
 
 
 def _send(worker: Worker, kind: int, message: Any) -> None:  # noqa: ANN401 - plain builtins
+    if worker.output is not None:
+        worker.output.finish()
     worker.send(kind, *seal(message))
 
 

@@ -7,12 +7,15 @@ was sent, so that the parent knows whom to blame and what has not begun when thi
 
 Results of short calls travel together, for a fraction of a millisecond at most; calls marked
 ``EXACT`` have theirs noted in the journal before the next one starts, or sent if it is full.
+What a call has written is sent before its result, and a result that follows such is not noted.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from functools import partial
+from threading import RLock
 from time import monotonic_ns, sleep
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -23,6 +26,7 @@ from aiopool._wire.framing import Decoder, encode
 from aiopool._wire.journal import Journal
 from aiopool._wire.memory import unused
 from aiopool._wire.messages import (
+    CONTEXT,
     ERROR,
     EXACT,
     INTERRUPTED,
@@ -37,10 +41,12 @@ from aiopool._wire.pickling import SCALARS as SCALAR_TYPES
 from aiopool._wire.pickling import can_pickle, dumps, loads, pack, seal, unpack
 from aiopool._wire.shared import sweep
 from aiopool._wire.slate import FINISHED, SENT, SINCE, SKIP_FROM, SKIP_TO, STARTED, TARGET
+from aiopool._wire.variables import within
+from aiopool._worker.output import Output, Shield
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import FrameType
 
     from aiopool._wire.framing import Bytes, Frame
@@ -87,6 +93,17 @@ class Worker:
         self._struck = 0  # the last call an interrupt was raised in
         self._spoilt = False  # by an interrupt at a bad moment
         self.current = 0  # the call that executes now
+        self._context: bytes | None = None  # values of context variables for the group that runs
+        self._sending = RLock()
+        self._amid = False  # whether the thread that holds it is writing a frame
+        self._next: deque[Bytes] = deque()  # to be written after that
+        self._shield = Shield(self.on_interrupt)
+        self.output: Output | None = None  # what forwards what calls write, if anything does
+
+    def forward_output(self, levels: Mapping[str, int]) -> None:
+        """Send on what is written in this process; ``levels`` are those of the parent's loggers."""
+        self.output = Output(self, self._shield, levels)
+        self.output.install()
 
     def run(self) -> None:
         """Serve until the parent closes its end."""
@@ -106,11 +123,13 @@ class Worker:
         comes from a terminal finds no target at all.
         """
         current = self.current
-        if not current:
+        if not current or self._shield.puts_off():
             return
         self._strike(current)
         self.current = 0  # another signal must not break into what is being sent
-        self._flush(self._words[SINCE])
+        if self.output is not None and self.output.writer != current:
+            self.output.finish()  # what is unfinished belongs to the calls before
+        self._report(self._words[SINCE])
         self._mark = self._words[SINCE]  # the running call's time is its own
         self.current = current
         self._strike(current)
@@ -122,12 +141,25 @@ class Worker:
             raise Interrupted
 
     def send(self, kind: int, body: Bytes, buffers: Iterable[Bytes] = ()) -> None:
-        """Write one frame."""
+        """Write one frame whole, from any thread.
+
+        A finalizer that prints amid another frame of the same thread adds its own behind that.
+        """
         pieces = encode(kind, body, list(buffers))
         if len(pieces) > 1 and sum(map(len, pieces)) < _JOIN:
             pieces = [b"".join(pieces)]
-        for piece in pieces:
-            self._sock.sendall(piece)
+        with self._sending:
+            if self._amid:
+                self._next += pieces
+                return
+            self._amid = True
+            try:
+                for piece in pieces:
+                    self._sock.sendall(piece)
+                while self._next:
+                    self._sock.sendall(self._next.popleft())
+            finally:
+                self._amid = False
 
     def _linger(self) -> None:
         """Stay awake for a moment if the last calls came soon after the ones before.
@@ -151,11 +183,19 @@ class Worker:
         self._brisk = now - self._sent < _LINGER
         self._mark = self._sent = now
         for group in groups:
-            _, function, code, _, _ = group
-            if code is not None:
-                self._functions[function] = code
-            self._run_group(group)
+            self._run_group(self._prepared(group))
         self._flush(monotonic_ns())
+
+    def _prepared(self, group: Group) -> Group:
+        """Take from a group what is to be kept for it: its function, and its variables' values."""
+        first, function, code, mode, load = group
+        if code is not None:
+            self._functions[function] = code
+        self._context = None
+        if not mode & CONTEXT:
+            return group
+        self._context, load = load
+        return first, function, None, mode, load
 
     def _run_group(self, group: Group) -> None:
         """Run consecutive calls of one function. The hot loop: keep it lean."""
@@ -203,7 +243,7 @@ class Worker:
         function = self._functions[number]
         if isinstance(function, bytes):
             function = self._functions[number] = loads(function)
-        return function  # type: ignore[no-any-return]
+        return function if self._context is None else within(self._context, function)
 
     def _failure(self, error: BaseException) -> tuple[int, Any]:
         """How a call that raised ended."""
@@ -231,7 +271,8 @@ class Worker:
             self._flush(now)
             raise Spoilt
         if exact:
-            return self._journal.note(segment)
+            wrote = self.output is not None and self.output.unsettled
+            return not wrote and self._journal.note(segment)
         return kind != VALUE or not payload[1]  # buffers are the value's own memory
 
     def _close_run(self, now: int) -> None:
@@ -260,6 +301,12 @@ class Worker:
         return self._mark
 
     def _flush(self, now: int) -> None:
+        """Send what is finished: the calls' last lines, then their results."""
+        if self.output is not None and self.output.unsettled:
+            self.output.finish()
+        self._report(now)
+
+    def _report(self, now: int) -> None:
         self._close_run(now)
         if self._segments:
             body, buffers = seal((self._segments, _resident() if self._measure else 0))
@@ -299,11 +346,12 @@ def _broke_an_import(error: BaseException) -> bool:
 def _resident() -> int:
     """Memory this process holds, in bytes; its peak where the present figure is not told.
 
-    Without what is kept to receive arguments into: that is no call's doing.
+    Without what is shared, or kept to receive arguments into: that is no call's doing.
     """
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is no light import
-            return int(file.read().split()[1]) * _PAGE - unused()
+            _, resident, shared, *_ = file.read().split()
+            return (int(resident) - int(shared)) * _PAGE - unused()
     except OSError:
         import resource  # not on every platform, and only wanted here
 

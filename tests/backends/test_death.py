@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 
 import aiopool
+from aiopool._backends.fleet import Fleet
 from tests import jobs
 from tests.backends import deeds
 from tests.helpers import is_alive, wait_until
@@ -106,6 +107,31 @@ async def test_crash_loop(start_method):
                 assert end == n * n
         assert {handle.attempts for handle in handles} == {1}
         assert await pool.run(jobs.add, 1, 2) == 3
+
+
+async def test_crashes_in_a_row(monkeypatch):
+    """Where calls do nothing but crash, workers are started ever later, one at a time."""
+    waits = []
+    monkeypatch.setattr(Fleet, "_wait", _remembering(waits, Fleet._wait))
+    async with aiopool.Pool(2) as pool:
+        handles = [pool.submit(jobs.exit_with, 7) for _ in range(14)]
+        ends = await asyncio.wait_for(asyncio.gather(*handles, return_exceptions=True), 30)
+        assert {type(end) for end in ends} == {aiopool.WorkerCrashed}
+        assert len(waits) >= 4
+        assert waits == sorted(waits)
+        assert waits[-1] >= 8 * waits[0]
+        assert await pool.run(jobs.add, 1, 2) == 3
+        with pytest.raises(aiopool.WorkerCrashed):
+            await pool.run(jobs.exit_with, 7)
+        assert await pool.run(jobs.add, 1, 2) == 3
+
+
+def _remembering(waits, wait):
+    def remember(fleet, delay):
+        waits.append(delay)
+        wait(fleet, delay)
+
+    return remember
 
 
 async def test_argument_that_kills_when_freed(start_method):

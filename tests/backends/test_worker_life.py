@@ -1,6 +1,7 @@
 """How workers begin, are replaced, and what they are given."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,8 +10,9 @@ import time
 import pytest
 
 import aiopool
+from aiopool._backends import fleet
 from tests import jobs
-from tests.backends import deeds, mischief
+from tests.backends import deeds, mischief, writers
 from tests.helpers import wait_until
 
 
@@ -216,3 +218,45 @@ async def test_fork():
         with pytest.raises(aiopool.WorkerCrashed):
             await pool.run(jobs.exit_with, 3)
         assert await pool.run(jobs.add, 1, 2) == 3
+
+
+async def test_initializer_that_hangs(start_method, tmp_path, monkeypatch, capsys):
+    """Where the initializer hangs calls fail once its time is up, and say so."""
+    monkeypatch.setattr(fleet, "START_TIMEOUT", 1.5)
+    journal = tmp_path / "journal"
+    options = {"initializer": writers.say_and_hang, "initargs": (str(journal),)}
+    async with aiopool.Pool(1, mp_context=start_method, **options) as pool:
+        handles = [pool.submit(jobs.inc, n) for n in range(3)]
+        ends = await asyncio.wait_for(asyncio.gather(*handles, return_exceptions=True), 20)
+        assert {type(end) for end in ends} == {aiopool.WorkerCrashed}
+        assert all("not ready within 1.5 s" in str(end) for end in ends)
+        assert isinstance(ends[0].__cause__, TimeoutError)
+    assert journal.read_text() == "start\n"
+    assert capsys.readouterr().out == "about to hang\n"
+
+
+async def test_initializer_that_kills(start_method, tmp_path):
+    """Where the initializer kills its process calls fail and say by which signal."""
+    journal = tmp_path / "journal"
+    options = {"initializer": writers.die, "initargs": (str(journal),)}
+    async with aiopool.Pool(2, mp_context=start_method, **options) as pool:
+        handles = [pool.submit(jobs.inc, n) for n in range(5)]
+        ends = await asyncio.wait_for(asyncio.gather(*handles, return_exceptions=True), 20)
+        assert {type(end) for end in ends} == {aiopool.WorkerCrashed}
+        assert all("SIGKILL" in str(end) for end in ends)
+    assert len(journal.read_text().split()) <= 6
+
+
+async def test_print_after_closing_descriptors(start_method, capsys):
+    """A call that closes all descriptors and prints costs its own worker at most."""
+    async with aiopool.Pool(1, mp_context=start_method) as pool:
+        await pool.run(print, "before")
+        with contextlib.suppress(aiopool.WorkerCrashed):
+            await pool.run(_close_and_print)
+        await pool.run(print, "after")
+    assert capsys.readouterr().out == "before\nafter\n"
+
+
+def _close_and_print():
+    deeds.close_descriptors()
+    print("into the void", flush=True)

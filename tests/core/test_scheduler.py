@@ -541,6 +541,19 @@ def test_what_is_sent_ahead_is_bounded():
     assert behind.slots[0].outstanding == pytest.approx(QUANTUM, abs=2 * SHORT)
 
 
+@pytest.mark.parametrize(
+    ("cost", "held"),
+    [(0.0002, 8), (0.0004, 4), (0.001, 2), (0.0015, 2), (0.0016, 1), (0.01, 1)],
+)
+def test_a_worker_of_short_calls_does_not_run_dry(cost, held):
+    """Single calls are sent ahead while half a quantum is held, and none longer than that."""
+    cost = estimate(cost)
+    jobs = [single(cost=cost) for _ in range(20)]
+    venue = laned(1, *jobs)
+    assert len(send(venue)[0].split()) == held
+    assert venue.slots[0].outstanding <= QUANTUM or held == 1
+
+
 def test_nothing_is_sent_ahead_to_a_slot_that_is_late():
     """A slot that should have been done before now is not sent more."""
     venue = laned(1, single("a", cost=SHORT))

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import pytest
 
-from aiopool import Outcome, Pool, PoolClosed, Retry
+from aiopool import Outcome, Pool, PoolClosed, Retry, TaskGroup, checkpoint
 from tests import jobs
 from tests.run.support import (
     Source,
@@ -124,6 +124,82 @@ async def by_group(pool, busy):
     return sum(handle.result() for handle in handles) + task.result()
 
 
+async def by_limited_group(pool, busy):
+    async with pool.task_group(limit=1) as group:
+        handles = [group.start_soon(busy.step, x) for x in (1, 2)]
+        task = group.create_task(busy.step(4))
+    return sum(handle.result() for handle in handles) + task.result()
+
+
+async def by_group_alone(_pool, busy):
+    async with TaskGroup(limit=1) as group:
+        handles = [group.start_soon(busy.step, 1), group.start_soon(busy.step, 2, timeout=60)]
+        task = group.create_task(busy.step(4))
+    assert group._floor.places.running == 0
+    return sum(handle.result() for handle in handles) + task.result()
+
+
+async def by_group_within(pool, busy):
+    async def parent(x):
+        return await group.start_soon(busy.step, x) + await group.create_task(busy.step(4))
+
+    async with TaskGroup(limit=1) as group:
+        handle = group.start_soon(parent, 3)
+    return handle.result()
+
+
+async def by_cancelled_group(pool, busy):
+    async with pool.task_group(limit=2) as group:
+        for x in range(3):
+            group.start_soon(busy.step, x)
+            group.create_task(busy.step(x))
+        await turn_then(1)
+        group.cancel()
+    return 7
+
+
+async def by_group_that_continues(pool, busy):
+    try:
+        async with pool.task_group(limit=1, on_error="continue") as group:
+            group.start_soon(busy.fail_first, 1)
+            group.create_task(busy.fail_first(2))
+    except* ValueError:
+        pass
+    return 7
+
+
+async def by_checkpoint(pool, busy):
+    async def long():
+        group.start_soon(busy.step, 1, priority=-10)
+        await checkpoint()
+        return await busy.step(7)
+
+    async with pool.task_group(limit=1) as group:
+        handle = group.start_soon(long)
+    return handle.result()
+
+
+async def by_checkpoint_of_the_pool(pool, busy):
+    async def long():
+        for x in range(3):
+            group.start_soon(busy.step, x, priority=-10)
+        await checkpoint()
+        return await busy.step(7)
+
+    async with pool.task_group() as group:
+        handle = group.start_soon(long)
+    return handle.result()
+
+
+async def by_starmap(pool, busy):
+    return sum(await pool.starmap(busy.step, [(0,), (1,), (2,), (4,)]))
+
+
+async def by_outcomes(pool, busy):
+    async with pool.stream(busy.step, [0, 1, 2, 4], buffersize=2) as results:
+        return sum([outcome.unwrap() async for outcome in results.outcomes()])
+
+
 async def by_broken_stream(pool, busy):
     async with pool.stream(busy.step, range(100), buffersize=3) as results:
         async for x in results:
@@ -156,6 +232,15 @@ WAYS = [
     by_stream,
     by_unordered_stream,
     by_group,
+    by_limited_group,
+    by_group_alone,
+    by_group_within,
+    by_cancelled_group,
+    by_group_that_continues,
+    by_checkpoint,
+    by_checkpoint_of_the_pool,
+    by_starmap,
+    by_outcomes,
     by_broken_stream,
     by_inline,
     by_thread,
@@ -306,7 +391,20 @@ async def test_a_whole_pool_with_a_process():
     await sweep(scenario, check, steps=[1, 2, 3, 4, 6, 9, 14, 25, 60, 200, 600, 2000])
 
 
-@pytest.mark.parametrize("way", [by_run, by_map, by_stream, by_group], ids=lambda w: w.__name__)
+LEVELLED = [
+    by_run,
+    by_map,
+    by_stream,
+    by_group,
+    by_limited_group,
+    by_group_alone,
+    by_group_within,
+    by_cancelled_group,
+    by_checkpoint,
+]
+
+
+@pytest.mark.parametrize("way", LEVELLED, ids=lambda w: w.__name__)
 async def test_level_cancellation(busy, way):
     """A verb in an anyio scope that is cancelled at any step is left with nothing running."""
     loop = asyncio.get_running_loop()

@@ -1,10 +1,23 @@
 """What type checkers infer for the users of the public interface; checked, never run."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, Future
 from functools import partial
 from typing import assert_type
 
-from aiopool import Outcome, Pool, Priority, Retry, Shared, TaskHandle, run
+from aiopool import (
+    Outcome,
+    Pool,
+    PoolExecutor,
+    Priority,
+    Retry,
+    Shared,
+    TaskGroup,
+    TaskHandle,
+    checkpoint,
+    run,
+)
 
 
 def crunch(number: int, power: int = 2) -> float:
@@ -63,6 +76,49 @@ async def sharing(pool: Pool) -> None:
     assert_type(await pool.starmap(look_up, [(table, "a")]), list[int])
     assert_type(await pool.run(partial(look_up, table), "a"), int)
     assert_type(await pool.submit(crunch, pool.share(10)), float)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+async def groups(pool: Pool, plain: asyncio.TaskGroup) -> None:
+    async with TaskGroup(limit=3, on_error="continue") as group:
+        assert_type(group, TaskGroup)
+        await assert_type(group.start_soon(double, 1), TaskHandle[int])
+        await assert_type(group.start_soon(fetch, "url", priority=Priority.LOW), TaskHandle[bytes])
+        await assert_type(
+            group.create_task(fetch("url"), name="a", priority=1), asyncio.Task[bytes]
+        )
+        await checkpoint()
+        plain = group
+    async with pool.task_group(limit=1) as group:
+        assert_type(group, TaskGroup)
+    await plain.create_task(fetch("url"))
+
+
+async def wrong_in_groups(group: TaskGroup) -> None:
+    await group.start_soon(double, "one")  # type: ignore[arg-type]
+    await group.start_soon(double)  # type: ignore[call-arg, arg-type]
+    await group.start_soon(double, 1, priorty=1)  # type: ignore[call-overload]
+    await group.create_task(fetch)  # type: ignore[arg-type]
+    TaskGroup(on_error="ignore")  # type: ignore[arg-type]
+
+
+def synchronous() -> None:
+    with PoolExecutor(max_workers=2, retry=3, mp_context="spawn") as executor:
+        assert_type(executor, PoolExecutor)
+        assert_type(executor.submit(crunch, 10), Future[float])
+        assert_type(executor.submit(crunch, 10, power=3).result(), float)
+        assert_type(executor.submit(fetch, "url"), Future[bytes])
+        assert_type(executor.submit_with({"priority": Priority.HIGH}, crunch, 10), Future[float])
+        assert_type(executor.submit_with({"retry": 3}, fetch, "url"), Future[bytes])
+        assert_type(executor.map(crunch, range(10), timeout=5, buffersize=3), Iterator[float])
+        any_executor: Executor = executor
+        assert_type(any_executor.submit(crunch, 10), Future[float])
+        executor.submit(crunch, "ten")  # type: ignore[call-overload]
+        executor.submit_with({"priorty": 1}, crunch, 10)  # type: ignore[call-overload]
+    PoolExecutor(max_worker=2)  # type: ignore[call-arg]
 
 
 async def wrong(pool: Pool) -> None:
