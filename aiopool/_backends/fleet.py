@@ -43,6 +43,9 @@ START_TIMEOUT: Final = 60.0
 _RETRY_START: Final = 0.5
 """Seconds until a start is tried again after one has failed."""
 
+_KILLED_STARTS: Final = 3
+"""Crashes in a row up to which a start that a signal ended is just tried again."""
+
 _FREE_CRASHES: Final = 8
 """Crashes in a row, with no call finished in between, after which starts begin to wait."""
 
@@ -162,7 +165,7 @@ class Fleet:
         killed = isinstance(error, WorkerCrashed) and error.signal_name is not None
         self._crashes += crashed or killed
         self.crashed += crashed
-        if crashed or (killed and self._crashes <= _FREE_CRASHES):  # it says nothing of the next
+        if crashed or (killed and self._crashes <= _KILLED_STARTS):  # it says nothing of the next
             self._open_lane()
         elif error is not None:
             self._cannot_start(error)
