@@ -21,6 +21,8 @@ NAMES = (
     "efficiency",
     "recovery",
     "startup",
+    "loop_health",
+    "faults",
     "task_group",
 )
 

@@ -5,6 +5,7 @@ contender alone.
 """
 
 import asyncio
+import sys
 import time
 from multiprocessing.connection import Connection
 
@@ -43,3 +44,32 @@ def answer_calls(pipe: Connection) -> None:
             pipe.send(inc(pipe.recv()))
     except EOFError:
         pipe.close()
+
+
+class SlowToPickle:
+    """An argument that keeps a CPU busy for ``seconds`` as it is pickled, and 0 afterwards."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[type[int], tuple[()]]:
+        spin(self.seconds)
+        return int, ()
+
+
+def make_bytes(count: int) -> bytes:
+    """A result of so many bytes."""
+    return bytes(count)
+
+
+def size(data: bytes) -> int:
+    """The size of an argument."""
+    return len(data)
+
+
+def talk(megabytes: int) -> None:
+    """Write so much to standard output, in lines of a kilobyte."""
+    line = "x" * 1023 + "\n"
+    for _ in range(megabytes * 1024):
+        sys.stdout.write(line)
+    sys.stdout.flush()

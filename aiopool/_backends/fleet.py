@@ -12,6 +12,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
 from aiopool._backends import leaving
@@ -19,12 +20,13 @@ from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
 from aiopool._backends.memory import MemoryWatch
 from aiopool._backends.output import logger_levels
-from aiopool._backends.parcels import encode, ready_parcel
+from aiopool._backends.parcels import TURN, encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
 from aiopool._core.scheduler import LanedVenue, Slot
 from aiopool._wire import shared
 from aiopool._worker.main import Plan
+from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("aiopool")
 _RETRY_START: Final = 0.5
 """Seconds until a start is tried again after one has failed."""
+
+_KILLED_STARTS: Final = 3
+"""Crashes in a row up to which a start that a signal ended is just tried again."""
 
 _FREE_CRASHES: Final = 8
 """Crashes in a row, with no call finished in between, after which starts begin to wait."""
@@ -100,6 +105,9 @@ class Fleet:
                 outgoing[slot] += parcels
             else:
                 outgoing[slot] = parcels
+            if monotonic() > now + TURN:
+                asyncio.get_running_loop().call_soon(self._client.changed)
+                break
         for slot, parcels in outgoing.items():
             self._lanes[slot].send(parcels)
         if self._vigil is not None and self._venue.expects_soon(SHORT):
@@ -153,12 +161,13 @@ class Fleet:
         self._client.worker_ended(lane.pid, crashed=crashed)
         if self._closing:
             return
-        self._crashes += crashed
+        killed = isinstance(error, WorkerCrashed) and error.signal_name is not None
+        self._crashes += crashed or killed
         self.crashed += crashed
-        if error is not None:
-            self._cannot_start(error)
-        elif crashed:
+        if crashed or (killed and self._crashes <= _KILLED_STARTS):  # it says nothing of the next
             self._open_lane()
+        elif error is not None:
+            self._cannot_start(error)
         self._client.changed()
 
     def _object_gone(self) -> None:

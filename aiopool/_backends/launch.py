@@ -41,6 +41,9 @@ _PRELOAD: Final = ("aiopool._worker.main", "asyncio", "cloudpickle")
 UNGUARDED: Final = 78
 """Exit code of a worker whose main module opened a pool while it was being imported there."""
 
+_NEEDED: Final = 24
+"""Descriptors to be had before a process is started; it takes about twenty, most for a moment."""
+
 _private: set[int] = set()
 _one_fork: Final = threading.Lock()
 """Held from the first descriptor to the fork, or a child would get those of another launch."""
@@ -108,18 +111,50 @@ def preload() -> None:
 
 
 @final
+class _Process:
+    """A process as its executor sees it: one whose end shows whoever else holds its pipes.
+
+    Where processes are children of this one the sentinel is a pipe's end, and a grandchild that
+    outlives the worker keeps it from being readable; the executor could never be joined.
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
+        self.process = process
+        self._pidfd: int | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - it stands in for another object
+        return getattr(self.process, name)
+
+    @property
+    def sentinel(self) -> int:
+        """A process descriptor where there is such a thing, else the process's own sentinel."""
+        if self._pidfd is None and hasattr(os, "pidfd_open"):
+            with suppress(OSError):  # it is reaped already, or the kernel is too old
+                self._pidfd = os.pidfd_open(self.pid)
+        return self.process.sentinel if self._pidfd is None else self._pidfd
+
+    def release(self) -> None:
+        """Close its descriptors, which would wait for the garbage collector."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self.process.exitcode is not None:
+            self.process.close()
+
+
+@final
 class _Context:
     """A multiprocessing context that remembers the process it made."""
 
     def __init__(self, context: BaseContext) -> None:
         self._context = context
-        self.process: BaseProcess | None = None
+        self.process: _Process | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - it stands in for another object
         return getattr(self._context, name)
 
-    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # noqa: ANN401, N802 - the context's own interface
-        self.process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # noqa: ANN401, N802 - the context's own interface
+        self.process = _Process(self._context.Process(*args, **kwargs))  # type: ignore[attr-defined]
         return self.process
 
 
@@ -182,6 +217,7 @@ class Launched:
             self._close()
 
     def _start(self, plan: Plan, *, forked: bool) -> None:
+        self._try_descriptors()
         self.slate, name = self._share()
         inherited: list[int] = []
         plan = plan._replace(slate_name=name, inherited=inherited)
@@ -195,10 +231,30 @@ class Launched:
         _private.update(self._mine)
         if forked:
             inherited.extend(_private)
-        self.executor.submit(ready)
+        try:
+            self.executor.submit(ready)
+        except BaseException:
+            self.executor.shutdown(wait=False)  # lets go of its pipes
+            raise
         # Whoever starts another process polls all children that multiprocessing remembers; beside
         # the executor that joins this one, that would lose a fork server child's exit code.
-        getattr(multiprocessing.process, "_children", set()).discard(self._observed.process)
+        made = self._observed.process
+        if made is not None:
+            getattr(multiprocessing.process, "_children", set()).discard(made.process)
+
+    def _try_descriptors(self) -> None:
+        """Raise OSError now rather than amid a request, if there are too few descriptors.
+
+        A request that breaks off ends the fork server, and executors take that for the death of
+        every worker it started.
+        """
+        spare: list[int] = []
+        try:
+            while len(spare) < _NEEDED:
+                spare.append(os.dup(self.sock.fileno()))
+        finally:
+            for fd in spare:
+                os.close(fd)
 
     def _close(self) -> None:
         _private.difference_update(self._mine)
@@ -210,6 +266,9 @@ class Launched:
         if self.slate is not None:
             self.slate.close()
             self.slate = None
+        process, self._observed.process = self._observed.process, None
+        if process is not None:
+            process.release()
 
     def _share(self) -> tuple[Slate, str | None]:
         """Make the slate and the guard pipe and send the worker its ends ahead."""

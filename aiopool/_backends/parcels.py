@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiopool._wire.diagnosis import explain
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _HEAVY: Final = 1 << 20
 """Bytes after which a batch goes as it is and the rest of it waits for another turn."""
+
+
+TURN: Final = 0.005
+"""Seconds of pickling after which the rest waits, too, and the event loop gets its turn."""
 
 
 class Parcel(NamedTuple):
@@ -116,6 +121,7 @@ def _encode_each(
     load: list[Packed] = []
     start = weight = 0
     size = len(batch)
+    until = monotonic() + TURN
     code = function.code
     for place, item in enumerate(batch.items):
         try:
@@ -126,7 +132,7 @@ def _encode_each(
             if load:
                 parcels.append(Parcel(batch.part(start, place), code, mode, load))
             load, start = [], place + 1
-        if weight > _HEAVY and place + 1 < size:
+        if (weight > _HEAVY or monotonic() > until) and place + 1 < size:
             size = place + 1
             break
     if load:

@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from time import monotonic
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from aiopool._backends.connection import Connection, Listener
@@ -76,7 +77,11 @@ class WorkerProcess:
         """
         loop = asyncio.get_running_loop()
         self._launching = self._keeper.submit(Launched, context, plan)
-        self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
+        try:
+            self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
+        except Exception as error:  # who keeps it shall not keep the pipes of a half-made process
+            clear_frames(error.__traceback__)
+            raise
         self.pid = launched.pid
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)

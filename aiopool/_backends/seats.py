@@ -34,6 +34,7 @@ def waiting_on(
 ) -> Generator[Any, None, Any]:
     """Wait for what a pool or a group does, with the place lent; for use in ``__await__``."""
     seat = None if future.done() else current_seat()
+    del future  # this frame is in the error's traceback, and the future holds the error
     if seat is None:
         return (yield from waiting)
     return (yield from seat.wait(waiting))

@@ -49,11 +49,7 @@ class Pool(Lifecycle):
 
     @overload
     async def run(
-        self,
-        fn: Callable[[*Ts], Awaitable[T]],
-        /,
-        *args: *Ts,
-        **options: Unpack[TaskOptions],
+        self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts, **options: Unpack[TaskOptions]
     ) -> T: ...
     @overload
     async def run(
@@ -74,7 +70,10 @@ class Pool(Lifecycle):
         await parts.backlog.enter(handle.name, handle.settings)
         self._open_parts()
         handle.begin()
-        return await handle
+        try:
+            return await handle
+        finally:
+            del handle  # this frame is in the error's traceback, and the handle holds the error
 
     @overload
     def submit(

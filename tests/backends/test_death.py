@@ -13,34 +13,6 @@ from tests import jobs
 from tests.backends import deeds
 from tests.helpers import is_alive, wait_until
 
-WAYS = {
-    "exits with 0": (jobs.exit_with, (0,), 0, "code 0"),
-    "exits with 42": (jobs.exit_with, (42,), 42, "code 42"),
-    "aborts": (os.abort, (), -signal.SIGABRT, "SIGABRT"),
-    "reads address 0": (deeds.segv, (), -signal.SIGSEGV, "SIGSEGV"),
-    "is killed": (jobs.kill_self, (signal.SIGKILL,), -signal.SIGKILL, "SIGKILL"),
-    "is terminated": (jobs.kill_self, (signal.SIGTERM,), -signal.SIGTERM, "SIGTERM"),
-    "kills while its argument comes": (
-        jobs.echo,
-        (deeds.KillsAtUnpickle(),),
-        -signal.SIGKILL,
-        "SIGKILL",
-    ),
-    "exits while its argument comes": (jobs.echo, (jobs.UnpickleExits(),), 3, "code 3"),
-    "kills while its result leaves": (
-        jobs.ret_pickle_kills,
-        (),
-        -signal.SIGKILL,
-        "SIGKILL",
-    ),
-    "dies halfway through its result": (
-        deeds.die_halfway_through_sending,
-        (8 << 20,),
-        -signal.SIGKILL,
-        "SIGKILL",
-    ),
-}
-
 
 async def dies(pool, handle, exitcode, word):
     """Check that a call failed as the one that ended its worker."""
@@ -53,22 +25,6 @@ async def dies(pool, handle, exitcode, word):
     assert str(error.pid) in str(error)
     assert not is_alive(error.pid)
     return error
-
-
-@pytest.mark.parametrize("way", WAYS)
-async def test_only_the_guilty_fails(way, start_method, company):
-    """A call that ends its worker fails alone, with the exit code or signal in its message."""
-    fn, args, exitcode, word = WAYS[way]
-    async with aiopool.Pool(3, mp_context=start_method) as pool:
-        innocents = company(pool)
-        await innocents.gather_round()
-        guilty = pool.submit(fn, *args)
-        innocents.queue_up()
-        await dies(pool, guilty, exitcode, word)
-        await innocents.leave_well()
-        statistics = pool.statistics()
-        assert statistics.crashed == 1
-        assert statistics.failed == 1
 
 
 async def test_killed_from_outside_while_busy(start_method, gate, company):

@@ -1,5 +1,6 @@
 """What is sent of a batch, what is refused, and what waits."""
 
+import math
 import pickle
 import threading
 
@@ -20,6 +21,14 @@ from aiopool.errors import NotTransferable
 from tests import jobs
 
 HEAVY = parcels._HEAVY
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _time_stands_still():
+    """Have no batch cut because this machine is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parcels, "TURN", math.inf)
+        yield
 
 
 def make_batch(items, *, star=False, exact=False, first=0):
@@ -269,6 +278,16 @@ def test_a_refusal_in_a_heavy_batch():
     assert [item[0] for items in first + second for item in items] == [0, 2, 3, 5]
     assert refused_indices(encoded) == [1]
     assert refused_indices(encode(encoded[2])) == [4]
+
+
+def test_a_batch_that_takes_long_is_cut(monkeypatch):
+    """Items that take long to pickle end a batch, and the rest of it waits for another turn."""
+    monkeypatch.setattr(parcels, "TURN", -1.0)
+    batch = make_batch([[n] for n in range(3)], first=10)
+    sent, refused, rest = encode(batch)
+    assert [len(parcel.batch) for parcel in sent] == [1]
+    assert refused == []
+    assert list(rest.indices) == [11, 12]
 
 
 def test_heavy_scalars_are_cut_too():

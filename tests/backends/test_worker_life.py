@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 
 import aiopool
 from tests import jobs
-from tests.backends import deeds, writers
+from tests.backends import deeds, mischief, writers
+from tests.helpers import wait_until
 
 
 async def test_initializer(start_method):
@@ -58,6 +61,34 @@ async def test_initializer_that_fails_once(tmp_path):
         with pytest.raises(aiopool.WorkerCrashed):
             await pool.run(jobs.add, 1, 2)
         assert await asyncio.wait_for(pool.run(jobs.add, 1, 2), 20) == 3
+
+
+async def test_killed_while_it_starts(start_method, make_gate, tmp_path):
+    """A worker killed while it starts is replaced, and the calls that wait for it hear nothing."""
+    gates = [make_gate() for _ in range(3)]
+    paths = [gate.paths for gate in gates]
+    async with aiopool.Pool(
+        1,
+        mp_context=start_method,
+        initializer=mischief.pass_gates,
+        initargs=(str(tmp_path / "journal"), paths),
+    ) as pool:
+        handles = [pool.submit(jobs.square, n) for n in range(5)]
+        for gate in gates:
+            os.kill(await gate.entered(), signal.SIGKILL)
+        assert await asyncio.wait_for(asyncio.gather(*handles), 20) == [0, 1, 4, 9, 16]
+        assert {handle.attempts for handle in handles} == {1}
+
+
+async def test_killed_whenever_it_starts(start_method, tmp_path):
+    """Where every worker is killed as it starts calls fail, and the starts come to an end."""
+    journal = tmp_path / "journal"
+    async with aiopool.Pool(
+        2, mp_context=start_method, initializer=mischief.set_up_killed, initargs=(str(journal),)
+    ) as pool:
+        with pytest.raises(aiopool.WorkerCrashed, match="SIGKILL"):
+            await asyncio.wait_for(pool.run(jobs.inc, 1), 20)
+    assert len(journal.read_text().split()) <= 20
 
 
 async def test_max_tasks_per_worker(start_method):
@@ -146,7 +177,38 @@ def _garbage_then_gate(*paths):
     return jobs.gate(*paths)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+FORKING = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning",
+    "ignore:.*os.fork.. was called:RuntimeWarning",
+)
+
+
+@FORKING
+async def test_forked_workers_leave_at_once():
+    """Workers that were forked end when they are let go, long before the grace period does."""
+    async with aiopool.Pool(2, mp_context="fork", grace_period=60) as pool:
+        assert await pool.map(jobs.inc, range(10)) == list(range(1, 11))
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 4
+
+
+@FORKING
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+async def test_a_process_forked_beside_a_pool(method, gate):
+    """A process that the program forks and that ends takes no worker of an open pool with it."""
+    async with aiopool.Pool(1, mp_context=method) as pool:
+        held = pool.submit(jobs.gate, *gate.paths)
+        worker = await gate.entered()
+        child = multiprocessing.get_context("fork").Process(target=jobs.inc, args=(1,))
+        child.start()
+        await wait_until(lambda: not child.is_alive())
+        child.close()
+        gate.open()
+        assert await held == worker
+        assert pool.statistics().crashed == 0
+
+
+@FORKING
 async def test_fork():
     """Workers are forked where that is asked for, and die alone there, too."""
     async with aiopool.Pool(2, mp_context="fork") as pool:

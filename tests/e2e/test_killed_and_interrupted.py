@@ -1,18 +1,16 @@
-"""The program is killed or interrupted from outside: nothing stays behind."""
+"""The program is killed or interrupted from outside, in every phase: nothing stays behind."""
 
 import os
 import signal
-import time
 
 import pytest
 
-from tests.e2e.programs import are_alive, gone, members, pids_in, started
+from tests.e2e.programs import are_alive, gone, pids_in, started
 from tests.helpers import block_until
-
-PHASES = ["idle", "sleeping", "in C", "deaf"]
 
 PROGRAM = """
 from pathlib import Path
+from tests.backends import mischief
 
 def mark(folder):
     jobs.write_whole(f"{folder}/{os.getpid()}", "")
@@ -28,18 +26,20 @@ def sleeping(folder):
 
 def stuck(folder):
     mark(folder)
-    jobs.spin_in_c(10**12)
+    mischief.stuck_in_c(0)
 
-def deaf(folder):
-    mark(folder)
-    jobs.spin_ignoring_signals(600)
+WORK = {"idle": idle, "spawning": idle, "sleeping": sleeping, "stuck": stuck, "closing": stuck}
 
 async def main():
-    folder, phase, method = sys.argv[1:]
+    folder, phase, method, grace = sys.argv[1:]
     os.mkdir(folder)
-    async with aiopool.Pool(2, mp_context=method, grace_period=0.5) as pool:
-        work = {"idle": idle, "sleeping": sleeping, "in C": stuck, "deaf": deaf}[phase]
-        await pool.map(work, [folder] * 2)
+    start = {"initializer": sleeping, "initargs": (folder,)} if phase == "spawning" else {}
+    async with aiopool.Pool(2, mp_context=method, grace_period=float(grace), **start) as pool:
+        if phase == "closing":
+            for _ in range(2):
+                pool.submit(WORK[phase], folder)
+            return
+        await pool.map(WORK[phase], [folder] * 2)
         jobs.write_whole(f"{folder}/ready", "")
         await asyncio.sleep(600)
 
@@ -47,8 +47,23 @@ if __name__ == "__main__":
     run(main())
 """
 
+PHASES = ["idle", "sleeping", "stuck", "spawning", "closing"]
+# How it is ended: the signal, and whether the workers get it too, as from a terminal.
+ENDS = {
+    "SIGKILL": (signal.SIGKILL, False),
+    "SIGTERM": (signal.SIGTERM, False),
+    "SIGINT": (signal.SIGINT, False),
+    "Ctrl-C": (signal.SIGINT, True),
+}
+# Half a second is the grace period, within a second more all is to be gone; the rest is for a
+# noisy machine.
+SOON = 5.0
+
 each_phase = pytest.mark.parametrize("phase", PHASES)
-each_method = pytest.mark.parametrize("method", ["forkserver", "spawn"])
+each_end = pytest.mark.parametrize("end", ENDS)
+each_kind = pytest.mark.parametrize(
+    ("method", "loop"), [("forkserver", "asyncio"), ("spawn", "uvloop")]
+)
 
 
 def under_way(folder, phase):
@@ -60,60 +75,48 @@ def under_way(folder, phase):
     return pids
 
 
-@each_method
+def send(program, end):
+    signum, to_all = ENDS[end]
+    if to_all:
+        os.killpg(program.pid, signum)
+    else:
+        os.kill(program.pid, signum)
+    return signum
+
+
+def tracebacks(stderr):
+    """Count the tracebacks that tell of something of their own."""
+    chained = stderr.count("During handling of") + stderr.count("direct cause of")
+    return stderr.count("Traceback") - chained
+
+
+@each_kind
+@each_end
 @each_phase
-def test_parent_killed(phase, method, tmp_path):
-    """When the program is killed its workers are gone within moments, whatever they are doing."""
+def test_program_ended(phase, end, method, loop, tmp_path):
+    """However and whenever a program is ended, it ends by that signal and no process is left."""
     folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, phase, method) as program:
+    with started(tmp_path, PROGRAM, folder, phase, method, 0.5, loop=loop) as program:
         pids = under_way(folder, phase)
         assert len(are_alive(pids)) == 2
-        program.kill()
-        program.wait()
-        # One second is what is promised; these machines are noisy.
-        block_until(lambda: not are_alive(pids), "the workers are gone", patience=4)
-        gone(program.pid)
-
-
-@each_method
-def test_parent_killed_on_uvloop(method, tmp_path):
-    """Killing a program on uvloop leaves no worker either."""
-    folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, "in C", method, loop="uvloop") as program:
-        pids = under_way(folder, "in C")
-        program.kill()
-        program.wait()
-        block_until(lambda: not are_alive(pids), "the workers are gone", patience=4)
-        gone(program.pid)
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@each_phase
-def test_interrupt_from_the_terminal(phase, loop, tmp_path):
-    """One Ctrl-C ends the program and its workers promptly, with one traceback at most."""
-    folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, phase, "forkserver", loop=loop) as program:
-        under_way(folder, phase)
-        interrupted = time.monotonic()
-        os.killpg(program.pid, signal.SIGINT)
+        signum = send(program, end)
         program.wait(20)
-        assert time.monotonic() - interrupted < 10
-        gone(program.pid)
+        block_until(lambda: not are_alive(pids), "the workers are gone", patience=SOON)
+        gone(program.pid, patience=SOON)
     stderr = (tmp_path / "err").read_text()
-    assert program.returncode in (-signal.SIGINT, 130, 1), stderr
-    chained = stderr.count("During handling of") + stderr.count("direct cause of")
-    assert stderr.count("Traceback") - chained <= 1, stderr
+    assert program.returncode == -signum, stderr
+    assert tracebacks(stderr) <= 1, stderr
     assert "worker" not in stderr.lower(), stderr
 
 
-@each_method
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_interrupt_while_workers_start(method, tmp_path):
     """A Ctrl-C that comes while the workers start ends the program and leaves no process."""
     source = PROGRAM.replace("await pool.map", "(Path(folder) / 'ready').touch(); await pool.map")
     folder = tmp_path / "pids"
-    with started(tmp_path, source, folder, "sleeping", method) as program:
+    with started(tmp_path, source, folder, "sleeping", method, 0.5) as program:
         block_until((folder / "ready").exists, "the program has begun")
-        os.killpg(program.pid, signal.SIGINT)
+        send(program, "Ctrl-C")
         program.wait(20)
         gone(program.pid)
     assert program.returncode != 0
@@ -121,24 +124,53 @@ def test_interrupt_while_workers_start(method, tmp_path):
 
 def test_second_interrupt_while_closing(tmp_path):
     """A second Ctrl-C during the grace period leaves no process either."""
-    source = PROGRAM.replace("grace_period=0.5", "grace_period=3")
+    source = PROGRAM.replace(
+        "    start = {",
+        """\
+    async def tell(main):
+        while not main.cancelling():
+            await asyncio.sleep(0.001)
+        jobs.write_whole(f"{folder}/leaving", "")
+
+    telling = asyncio.ensure_future(tell(asyncio.current_task()))
+    start = {""",
+    )
     folder = tmp_path / "pids"
-    with started(tmp_path, source, folder, "deaf", "forkserver") as program:
-        under_way(folder, "deaf")
-        os.killpg(program.pid, signal.SIGINT)
-        time.sleep(0.2)  # no event tells that closing has begun; both orders are right
-        os.killpg(program.pid, signal.SIGINT)
+    with started(tmp_path, source, folder, "stuck", "forkserver", 3) as program:
+        under_way(folder, "stuck")
+        send(program, "Ctrl-C")
+        block_until((folder / "leaving").exists, "the first one has been acted on")
+        send(program, "Ctrl-C")
         program.wait(20)
         gone(program.pid)
 
 
-def test_terminated(tmp_path):
-    """A program ended by SIGTERM leaves no worker."""
+HANDLING = PROGRAM.replace(
+    "    start = {",
+    """\
+    task = asyncio.current_task()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    start = {""",
+).replace(
+    "    run(main())\n",
+    """\
+    try:
+        run(main())
+    except asyncio.CancelledError:
+        print("closed", flush=True)
+""",
+)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@each_phase
+def test_program_that_handles_sigterm(phase, loop, tmp_path):
+    """A program that cancels its main task on SIGTERM closes its pool and goes on to its end."""
     folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, "in C", "forkserver") as program:
-        pids = under_way(folder, "in C")
+    with started(tmp_path, HANDLING, folder, phase, "forkserver", 0.5, loop=loop) as program:
+        under_way(folder, phase)
         program.terminate()
-        program.wait(20)
-        block_until(lambda: not are_alive(pids), "the workers are gone", patience=4)
-        gone(program.pid)
-    assert not members(program.pid)
+        assert program.wait(20) == 0
+        gone(program.pid, patience=SOON)
+    assert (tmp_path / "out").read_text() == "closed\n"
+    assert (tmp_path / "err").read_text() == ""
