@@ -29,7 +29,8 @@ def blocks(*, fragments):
 def test_a_script_runs(source, tmp_path):
     """The script ends well and has nothing to complain about."""
     ended = run_program(tmp_path, source, head="", patience=120)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0, ended.stderr
+    assert not re.search("Traceback|ResourceWarning", ended.stderr), ended.stderr
 
 
 @pytest.mark.parametrize("source", list(blocks(fragments=True)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
@@ -45,6 +46,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._backlog: deque[memoryview] = deque()  # slices waiting for the transport to take them
         self._paused = False
+        self._receiving = False  # amid what came, some of which may make somebody read again
 
     @classmethod
     async def open(cls, listener: Listener, sock: socket.socket) -> Connection:
@@ -93,17 +95,31 @@ class Connection(asyncio.BufferedProtocol):
         else:
             asyncio.get_running_loop().call_soon(self.drain)
 
+    def catch_up(self) -> None:
+        """Read what has come before the event loop does; the end, and errors, are left to it."""
+        if self._transport is None or self._receiving or sys.platform == "win32":
+            return  # there a read is under way at all times
+        try:
+            count = self._sock.recv_into(self._decoder.get_buffer())
+        except OSError:  # nothing has come, mostly
+            return
+        if count:
+            self.buffer_updated(count)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio's question where to put what comes."""
         return self._decoder.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio has put something there."""
+        self._receiving = True
         try:
             for frame in self._decoder.received(nbytes):
                 self._listener.frame_received(frame)
         except ProtocolError:
             self.close()
+        finally:
+            self._receiving = False
         self._listener.batch_received()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

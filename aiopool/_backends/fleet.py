@@ -122,6 +122,11 @@ class Fleet:
         for lane in list(self._lanes.values()):
             lane.stop(workload, error)
 
+    def catch_up(self) -> None:
+        """Take in what workers have answered while the loop was kept from turning."""
+        for lane in list(self._lanes.values()):
+            lane.catch_up()
+
     async def close(self) -> None:
         """Let all workers go, at most a grace period and what killing takes; idempotent."""
         self._closing = True

@@ -17,6 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from aiopool._backends.addresses import Addresses
 from aiopool._backends.flights import Flights
 from aiopool._backends.launch import why_not_started
 from aiopool._backends.output import RELAYED, Relay
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
     from aiopool._core.scheduler import LanedVenue, Slot
     from aiopool._core.workload import Batch, Workload
     from aiopool._wire.framing import Frame
-    from aiopool._wire.messages import Group, Segment
+    from aiopool._wire.messages import Segment
     from aiopool._worker.main import Plan
-
-_FUNCTIONS: Final = 512
-"""Functions a worker remembers before it is told to forget them all."""
 
 _GROUPS: Final = 256
 """Batches in one frame; with the bound on a pickle's buffers it bounds those of a frame."""
@@ -103,7 +101,7 @@ class Lane:
             taken_back=self._taken_back,
             collect=self._collect,
         )
-        self._known: dict[bytes, int] = {}  # functions the worker has, and their numbers
+        self._addresses = Addresses()
         self._relay = Relay(self._flights.name)
         self._refusal: Exception | None = None  # why it could not start
         self._fault: str | None = None  # why its running call had to die with it
@@ -147,10 +145,11 @@ class Lane:
         self._watch.arm()
 
     def _send(self, parcels: Sequence[Parcel], *, forget: bool = False) -> None:
-        if forget or len(self._known) + len(parcels) > _FUNCTIONS:
-            forget = True
-            self._known.clear()
-        groups = list(map(self._address, parcels))
+        forget = forget or self._addresses.is_full(len(parcels))
+        if forget:
+            self._addresses.forget()
+        address, add = self._addresses.group, self._flights.add
+        groups = [address(parcel, add(parcel.batch).first) for parcel in parcels]
         self._process.send(CALLS, *seal((forget, groups)))
         self._process.words[SENT] += 1
 
@@ -158,6 +157,11 @@ class Lane:
         """Stop the calls of a workload that are here; they end with ``error`` or as stopped."""
         if self.state is State.READY:
             self._watch.stop(workload, error)
+
+    def catch_up(self) -> None:
+        """Take in what the worker has answered, without the event loop."""
+        if self._flights:
+            self._process.catch_up()
 
     def sweep(self) -> None:
         """Have the worker let go of shared objects that are gone, and what is bound to them."""
@@ -237,18 +241,6 @@ class Lane:
             self.state = State.READY
             self.slot.open = self.slot.allowance != 0
             self._fleet.lane_ready(self)
-
-    def _address(self, parcel: Parcel) -> Group:
-        """Number a batch's calls and its function as this worker knows them."""
-        flight = self._flights.add(parcel.batch)
-        context, code, load = parcel.batch.workload.context, parcel.code, parcel.load
-        if context is not None:
-            load = (context, load)
-        number = self._known.get(code)
-        if number is None:
-            number = self._known[code] = len(self._known)
-            return flight.first, number, code, parcel.mode, load
-        return flight.first, number, None, parcel.mode, load
 
     def _segment(self, segment: Segment) -> None:
         """Pass on how some consecutive calls ended."""

@@ -98,6 +98,11 @@ class WorkerProcess:
         assert self._connection is not None
         self._connection.send(kind, body, buffers)
 
+    def catch_up(self) -> None:
+        """Take in what it has written."""
+        if self._connection is not None:
+            self._connection.catch_up()
+
     def drain(self) -> None:
         """It is dead: take what it had written, then let the connection end."""
         if self._connection is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
 from aiopool._core.retry import verdict
 from aiopool.errors import NotTransferable, TaskTimeout, WorkerCrashed
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from aiopool._core.workload import Batch, Workload
     from aiopool._run.gate import Gate
     from aiopool._run.news import News
+
+
+_BURST: Final = 0.001
+"""Seconds of adding calls after which the pool does not wait for the loop to turn."""
 
 
 class Sink(Protocol):
@@ -76,7 +80,9 @@ class Engine:
         self._resting = 0
         self._assigning = self._dirty = self._scheduled = False
         self._empty = asyncio.Event()
+        self._looked = 0.0  # when it was last asked what should start
         self.on_room: Callable[[], None] | None = None  # told when calls may have left the queues
+        self.on_burst: Callable[[], None] | None = None  # takes in what workers have answered
 
     # What comes in ------------------------------------------------------------------------
 
@@ -98,11 +104,20 @@ class Engine:
         venue.population += 1
         venue.wake(workload)
         if self._scheduled:
+            if workload.since > self._looked + _BURST:
+                self._amid_burst()
             return
         if venue.idle:
             self.changed()  # nothing to gather with: a loop turn saved
         else:
             self.soon()
+
+    def _amid_burst(self) -> None:
+        """Workers are not to wait because calls are being added without a turn of the loop."""
+        self._looked = monotonic()
+        if self.on_burst is not None:
+            self.on_burst()
+        self.changed()
 
     def more(self, workload: Workload) -> None:
         """A workload's source has something to take again."""
@@ -186,7 +201,7 @@ class Engine:
         try:
             while self._dirty:
                 self._dirty = False
-                now = monotonic()
+                now = self._looked = monotonic()
                 for venue, backend in self._places:
                     if venue.queue.size:
                         backend.assign(now)

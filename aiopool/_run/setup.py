@@ -117,4 +117,5 @@ class Machinery:
             start_timeout=settings.start_timeout,
         )
         self.engine.install("process", venue, fleet)
+        self.engine.on_burst = fleet.catch_up
         return fleet

@@ -95,6 +95,7 @@ async def ends(request, listener):
     there.close()
     assert listener.ended == 1
     connection.drain()
+    connection.catch_up()
     connection.close()
     connection.send(1, b"nobody hears this", [])
 
@@ -390,3 +391,42 @@ async def test_drain_while_writing(connection, peer, listener):
     connection.drain()
     await wait_until(lambda: listener.ended)
     assert listener.frames == [(2, b"result", [])]
+
+
+# --- ahead of the loop ----------------------------------------------------------------------
+
+
+async def test_catching_up(connection, peer, listener):
+    """What has come is told without a turn of the loop, what comes later by the loop."""
+    connection.catch_up()
+    assert listener.batches == []
+    peer.sock.sendall(b"".join(map(bytes, encode(1, b"one"))))
+    connection.catch_up()
+    assert listener.frames == [(1, b"one", [])]
+    await peer.send((2, b"two", []))
+    await wait_until(lambda: len(listener.frames) == 2, "the second frame")
+
+
+async def test_catching_up_amid_a_frame(connection, peer, listener):
+    """A listener that catches up while it is told of a frame reads nothing out of order."""
+    told = listener.frame_received
+
+    def tell_and_catch_up(frame):
+        told(frame)
+        connection.catch_up()
+
+    listener.frame_received = tell_and_catch_up
+    data = b"".join(bytes(piece) for kind in range(1, 9) for piece in encode(kind, b"x"))
+    peer.sock.sendall(data[:-3])
+    connection.catch_up()
+    peer.sock.sendall(data[-3:])
+    connection.catch_up()
+    assert [kind for kind, _, _ in listener.frames] == list(range(1, 9))
+
+
+async def test_catching_up_at_the_end(connection, peer, listener):
+    """The end is left to the event loop."""
+    peer.sock.shutdown(socket.SHUT_WR)
+    connection.catch_up()
+    assert not listener.ended
+    await wait_until(lambda: listener.ended, "the end")

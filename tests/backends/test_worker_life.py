@@ -259,3 +259,16 @@ async def test_print_after_closing_descriptors(start_method, capsys):
 def _close_and_print():
     deeds.close_descriptors()
     print("into the void", flush=True)
+
+
+async def test_a_burst_of_submissions_keeps_workers_busy(start_method):
+    """Calls are answered, and others sent, while a program submits without a turn of the loop."""
+    async with aiopool.Pool(2, mp_context=start_method) as pool:
+        await pool.map(jobs.inc, range(100))
+        handles = []
+        deadline = time.monotonic() + 20
+        while not any(handle.done() for handle in handles[8:16]):
+            assert time.monotonic() < deadline
+            handles += [pool.submit(jobs.inc, len(handles) + n) for n in range(100)]
+        found = await asyncio.gather(*handles)
+        assert found == [n + 1 for n in range(len(handles))]
