@@ -193,13 +193,6 @@ class Launched:
         process = self._observed.process
         return None if process is None else process.exitcode
 
-    def wait_briefly(self, seconds: float) -> None:
-        """Wait so long for the end of a process that was killed, and of its executor."""
-        waiting = threading.Thread(target=self.wait, daemon=True)
-        with suppress(RuntimeError):  # too late for new threads
-            waiting.start()
-            waiting.join(seconds)
-
     def started(self) -> None:
         """The worker has its own copies of what was handed to it: close ours."""
         self._child.close()

@@ -30,11 +30,7 @@ if TYPE_CHECKING:
     from aiopool._worker.main import Plan
 
 _LAST_WAIT: Final = 5.0
-"""Seconds an exiting interpreter waits for a worker to exist, and for its end.
-
-``concurrent.futures`` must find the executor's thread ended: in its own exit handler it writes to
-the pipe that this thread closes, and nothing keeps the two apart.
-"""
+"""Seconds an exiting interpreter waits for a worker to exist."""
 
 
 class Owner(Listener, Protocol):
@@ -118,7 +114,11 @@ class WorkerProcess:
         self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def abandon(self) -> None:
-        """End it without the event loop, which may be gone."""
+        """End it without the event loop, which may be gone, and wait until it has ended.
+
+        ``concurrent.futures`` must find the executor's thread ended, which it joins in any case:
+        before, it writes to the pipe that this thread closes, and nothing keeps the two apart.
+        """
         if self._launching is None:
             return
         with suppress(Exception):  # it could not start, or not in that time
@@ -126,7 +126,7 @@ class WorkerProcess:
             self.pid = self._launched.pid
             self._launched.hang_up()
             self.kill()
-            self._launched.wait_briefly(_LAST_WAIT)
+            self._launched.wait()
 
     def leave(self) -> None:
         """Close the socket: an idle worker ends by itself."""
