@@ -105,7 +105,7 @@ class Fleet:
                 outgoing[slot] += parcels
             else:
                 outgoing[slot] = parcels
-            if monotonic() > now + TURN:
+            if batch.payloads is None and monotonic() > now + TURN:  # pickling took that long
                 asyncio.get_running_loop().call_soon(self._client.changed)
                 break
         for slot, parcels in outgoing.items():

@@ -61,11 +61,8 @@ class Plan:
     function: Function
     settings: Settings
     place: str
-
-    @property
-    def name(self) -> str:
-        """What its calls are called."""
-        return self.settings.name or self.function.name
+    name: str
+    local: bool  # its calls are no worker process's
 
     def workload(  # noqa: PLR0913 - what sets one workload apart from another, by keyword
         self,
@@ -94,17 +91,13 @@ class Plan:
             exact=exact,
         )
         workload.context = context
-        if self.stays_here(parts):
+        if self.local:
             workload.function = opening(self.function)
         return workload
 
-    def stays_here(self, parts: Parts) -> bool:
-        """Whether its calls are no worker process's."""
-        return self.place != "process" or parts.fleet is None
-
     def context(self, parts: Parts) -> Context | bytes | None:
         """The caller's context for calls in this process, what of it crosses for others."""
-        if self.stays_here(parts):
+        if self.local:
             return copy_context()
         return pack_context(parts.variables) if parts.variables else None
 
@@ -122,9 +115,10 @@ def plan(parts: Parts, fn: Callable[..., Any], options: Mapping[str, Any]) -> Pl
             f"on={place!r} expects a sync function"
         )
         raise TypeError(message)
-    if place == "process" and parts.fleet is not None:
+    local = place != "process" or parts.fleet is None
+    if not local:
         function = parts.functions.pickled(function)
-    found = Plan(function, settings, place)
+    found = Plan(function, settings, place, settings.name or function.name, local)
     if not options and parts.functions.remembers(fn):
         if len(parts.plans) >= _MOST_PLANS:
             parts.plans.clear()

@@ -228,7 +228,7 @@ class Engine:
         if workload.silent:
             return
         self.counts.done += len(batch)
-        if self._news:
+        if self._news.wanted:
             self._news.finished(batch, seconds, pid, None)
 
     def failed(self, batch: Batch, error: Exception, seconds: float, pid: int | None) -> None:
@@ -245,7 +245,7 @@ class Engine:
         if workload.silent:
             return
         self.counts.failed += 1
-        if self._news:
+        if self._news.wanted:
             self._news.finished(batch, seconds, pid, error)
 
     def stopped(self, batch: Batch, *, started: bool) -> None:
@@ -274,12 +274,12 @@ class Engine:
 
     def worker_started(self, pid: int | None) -> None:
         """A worker process is ready."""
-        if self._news:
+        if self._news.wanted:
             self._news.worker_started(pid)
 
     def worker_ended(self, pid: int | None, *, crashed: bool) -> None:
         """A worker process is gone."""
-        if self._news:
+        if self._news.wanted:
             self._news.worker_ended(pid, crashed=crashed)
 
     # Verdicts -----------------------------------------------------------------------------
@@ -304,7 +304,7 @@ class Engine:
         self._resting += 1
         self.counts.retried += 1
         self.loop.call_later(delay, self.try_again, again)
-        if self._news:
+        if self._news.wanted:
             self._news.retrying(batch, error, delay)
 
     def try_again(self, batch: Batch) -> None:
@@ -332,7 +332,7 @@ class Engine:
             return
         self.counts.cancelled += len(batch) if reason is None else 0
         self.counts.failed += len(batch) if reason is not None else 0
-        if self._news:
+        if self._news.wanted:
             self._news.stopped(batch, reason)
 
     def _expire(self, workload: Workload, deadline: float) -> None:

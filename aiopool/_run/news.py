@@ -23,13 +23,11 @@ _log: Final = logging.getLogger("aiopool")
 class News:
     """The observers of one pool."""
 
-    __slots__ = ("_observers",)
+    __slots__ = ("_observers", "wanted")
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = _checked(observers)
-
-    def __bool__(self) -> bool:
-        return bool(self._observers)
+        self.wanted = bool(self._observers)  # whether there is anybody to tell
 
     def finished(
         self, batch: Batch, seconds: float, pid: int | None, error: Exception | None
