@@ -305,7 +305,7 @@ class TaskGroup(asyncio.TaskGroup):
             message = "unhandled errors in a TaskGroup"
             raise BaseExceptionGroup(message, self._errors) from None
         finally:
-            del exc
+            del exc, parent  # the task keeps its error, whose traceback keeps this frame
 
     # Children ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from aiopool import Pool
+from aiopool import Pool, TaskGroup
 from tests import jobs
 from tests.run.support import turns
 
@@ -85,3 +85,21 @@ async def test_the_arguments_of_a_failed_map_are_freed():
         found.clear()
         await turns(3)
         assert [reference() is None for reference in references] == [True] * 4
+
+
+async def fail_in_a_group():
+    async with TaskGroup():
+        raise ValueError
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_the_failure_of_a_group_does_not_keep_its_task(limit):
+    """A task in which a group failed goes with the group around it, though its error is held."""
+    held = None
+    try:
+        async with TaskGroup(limit=limit) as group:
+            task = weakref.ref(group.create_task(fail_in_a_group()))
+    except* ValueError as errors:
+        held = errors.exceptions[0]
+    assert type(held) is ExceptionGroup
+    assert task() is None
