@@ -191,9 +191,9 @@ def _kind(link):
 
 
 def _shared_memory():
-    """Give the paths of this user's shared memory files."""
+    """Give the paths of this user's shared memory files; folders there are other programs'."""
     paths = [SHARED_MEMORY / name for name in _listdir(SHARED_MEMORY)]
-    return {str(path) for path in paths if _owner(path) == os.getuid()}
+    return {str(path) for path in paths if not path.is_dir() and _owner(path) == os.getuid()}
 
 
 def _owner(path):

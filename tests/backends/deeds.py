@@ -1,6 +1,5 @@
 """Jobs that kill, stall, litter or refuse to cross; as in `tests.jobs`, importable by workers."""
 
-import asyncio
 import ctypes
 import os
 import signal
@@ -16,9 +15,11 @@ from tests import jobs
 
 async def gate_async(marker_path, release_path):
     """Be `jobs.gate` for the event loop."""
+    from asyncio import sleep  # workers have no use for asyncio, and it is slow to import
+
     jobs.write_whole(marker_path, str(os.getpid()))
     while not Path(release_path).exists():
-        await asyncio.sleep(0.001)
+        await sleep(0.001)
     return os.getpid()
 
 
@@ -33,9 +34,11 @@ def enter_and_leave(journal_path, release_path, x):
 
 async def enter_and_leave_async(journal_path, release_path, x):
     """Be `enter_and_leave` for the event loop."""
+    from asyncio import sleep
+
     jobs.record(journal_path, "in")
     while not Path(release_path).exists():
-        await asyncio.sleep(0.001)
+        await sleep(0.001)
     jobs.record(journal_path, "out")
     return x
 
@@ -55,6 +58,14 @@ def most_at_once(journal_path):
 def segv():
     """Read address 0."""
     ctypes.string_at(0)
+
+
+def exit_if(pair):
+    """Give the number of a pair, or end the process if its other half says so."""
+    number, guilty = pair
+    if guilty:
+        os._exit(1)
+    return number
 
 
 def kill_times(journal_path, times, x):
@@ -143,6 +154,22 @@ def deaf_then(marker_path, fn, *args):
     """Do as `say_then`, but let no interrupt come between the two."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     return say_then(marker_path, fn, *args)
+
+
+def stay_at_7(x):
+    """Give the number back, and 7 never."""
+    if x == 7:
+        jobs.sleep_for(600)
+    return x
+
+
+def stay_twice(journal_path):
+    """Give the number of executions from the third on."""
+    jobs.record(journal_path, "x")
+    executions = len(Path(journal_path).read_text().split())
+    if executions < 3:
+        jobs.sleep_for(600)
+    return executions
 
 
 # --- initializers ---------------------------------------------------------------------------
@@ -271,6 +298,8 @@ def record_and_write_garbage(journal_path):
 
 def nested_map(count):
     """Use a pool of this worker's own."""
+    import asyncio
+
     import aiopool
 
     async def main():

@@ -1,6 +1,5 @@
 """Calls for the fault catalogue beyond those of `tests.backends.deeds`; importable by workers."""
 
-import asyncio
 import atexit
 import concurrent.futures
 import ctypes
@@ -46,7 +45,9 @@ def raise_chained_to_a_lock():
 
 
 def raise_cancelled():
-    raise asyncio.CancelledError("mine")
+    from asyncio import CancelledError  # most workers have no use for asyncio, and it is slow
+
+    raise CancelledError("mine")
 
 
 def raise_cancelled_future():
@@ -98,7 +99,9 @@ def _doze(home):
 
 def leave_a_loop():
     """Leave an event loop running in a thread."""
-    loop = asyncio.new_event_loop()
+    from asyncio import new_event_loop
+
+    loop = new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop.is_closed()
 

@@ -181,9 +181,9 @@ async def test_timeout(place, gate):
     async with place.open() as pool:
         assert await pool.run(place.fn(jobs.add), 1, 2, **place.options) == 3
         with pytest.raises(aiopool.TaskTimeout) as caught:
-            await pool.run(place.gate, *gate.paths, timeout=0.3, **place.options)
+            await pool.run(place.gate, *gate.paths, timeout=0.1, **place.options)
         assert isinstance(caught.value, TimeoutError)
-        assert caught.value.seconds == 0.3
+        assert caught.value.seconds == 0.1
         assert await pool.run(place.fn(jobs.add), 1, 2, **place.options) == 3
         gate.open()
 

@@ -32,17 +32,10 @@ async def test_several_killers_in_a_map():
     killers = {100, 101, 350, 998}
     async with aiopool.Pool(2) as pool:
         found = await pool.map(
-            _exit_if, [(n, n in killers) for n in range(1000)], return_exceptions=True
+            deeds.exit_if, [(n, n in killers) for n in range(1000)], return_exceptions=True
         )
     for n, end in enumerate(found):
         assert (type(end) is aiopool.WorkerCrashed) if n in killers else end == n
-
-
-def _exit_if(pair):
-    number, guilty = pair
-    if guilty:
-        os._exit(1)
-    return number
 
 
 async def test_killer_in_a_map_raises():

@@ -20,7 +20,7 @@ import pytest
 import aiopool
 from tests import jobs
 from tests.backends import deeds, mischief
-from tests.helpers import is_alive, wait_until
+from tests.helpers import is_alive, wait_until, wanted
 
 KILLED = -signal.SIGKILL
 # Closing an idle pool takes a tenth of a second; one that waits for somebody takes for ever.
@@ -280,13 +280,36 @@ async def play(fault, method, company):
 
 
 each_fault = pytest.mark.parametrize("row", FAULTS)
+# One row of every way to end, for start methods and event loops beyond the two that see them all.
+FEW = (
+    "A1 exits with 0",
+    "A3 reads address 0",
+    "A6 dies within its result",
+    "B5 argument raises at unpickle",
+    "B8 result leaves at unpickle",
+    "B12 exception with a cause",
+    "C1 KeyboardInterrupt",
+    "C5 TimeoutError of the pool",
+    "D1 stuck in C",
+    "D3 process of its own",
+    "D6 closes descriptors",
+    "D8 leaves threads",
+)
 # A fork server cannot be used by a process that its owner forked (multiprocessing's own limit).
-not_forked = {"D3 pool of its own"}
+FORKED = [row for row in FAULTS if row != "D3 pool of its own"]
 
 
 @each_fault
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_fault(row, company):
     """A call that goes wrong ends as it should, alone, and costs no innocent anything."""
+    await play(FAULTS[row], "forkserver", company)
+
+
+@pytest.mark.parametrize("row", wanted(FAULTS, FEW))
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_fault_under_uvloop(row, company):
+    """With the default start method it makes no difference which event loop there is."""
     await play(FAULTS[row], "forkserver", company)
 
 
@@ -297,7 +320,7 @@ async def test_fault_spawned(row, company):
     await play(FAULTS[row], "spawn", company)
 
 
-@pytest.mark.parametrize("row", [row for row in FAULTS if row not in not_forked])
+@pytest.mark.parametrize("row", wanted(FORKED, FEW))
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 async def test_fault_forked(row, company):

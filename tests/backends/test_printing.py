@@ -114,7 +114,7 @@ async def test_what_a_call_out_of_time_had_printed(gate, capsys):
     """Lines printed by a call that was stopped by its timeout are there when it has failed."""
     async with aiopool.Pool(1) as pool:
         await pool.run(writers.say_at_once, "")
-        handle = pool.submit(writers.say_then, jobs.gate, *gate.paths, timeout=2)
+        handle = pool.submit(writers.say_then, jobs.gate, *gate.paths, timeout=1)
         await gate.entered()
         with pytest.raises(aiopool.TaskTimeout):
             await handle

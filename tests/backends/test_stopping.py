@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -59,11 +58,11 @@ async def test_timeout_of_a_stubborn_call(way, start_method, tmp_path):
     """A call that cannot be interrupted is killed with its worker after the grace period."""
     fn, args = STUBBORN[way]
     marker = tmp_path / "marker"
-    async with aiopool.Pool(1, mp_context=start_method, grace_period=0.2) as pool:
+    async with aiopool.Pool(1, mp_context=start_method, grace_period=0.1) as pool:
         worker = await pool.run(jobs.pid)
         started = time.monotonic()
         with pytest.raises(aiopool.TaskTimeout):
-            await pool.run(fn, str(marker), *args, timeout=0.3)
+            await pool.run(fn, str(marker), *args, timeout=0.2)
         assert time.monotonic() - started < 10
         assert marker.read_text() == str(worker)
         assert not is_alive(worker)
@@ -76,7 +75,7 @@ async def test_cancel_of_a_stubborn_call(way, start_method, tmp_path):
     """A cancelled caller of a call that cannot be interrupted resumes once its worker is dead."""
     fn, args = STUBBORN[way]
     marker = tmp_path / "marker"
-    async with aiopool.Pool(1, mp_context=start_method, grace_period=0.2) as pool:
+    async with aiopool.Pool(1, mp_context=start_method, grace_period=0.1) as pool:
         caller = asyncio.ensure_future(pool.run(fn, str(marker), *args))
         await wait_until(marker.exists, "the call has begun")
         worker = int(marker.read_text())
@@ -157,16 +156,10 @@ async def test_map_cancelled(start_method, gate):
 async def test_timeout_in_a_map_fails_one_item():
     """A timeout in a map is of one item: its finished and waiting neighbours have their values."""
     async with aiopool.Pool(1, grace_period=20) as pool:
-        found = await pool.map(_slow_if_7, range(100), timeout=0.5, return_exceptions=True)
+        found = await pool.map(deeds.stay_at_7, range(100), timeout=0.2, return_exceptions=True)
     assert type(found[7]) is aiopool.TaskTimeout
     found[7] = 7
     assert found == list(range(100))
-
-
-def _slow_if_7(x):
-    if x == 7:
-        time.sleep(LONG)
-    return x
 
 
 async def test_retry_after_timeout(tmp_path):
@@ -174,17 +167,9 @@ async def test_retry_after_timeout(tmp_path):
     journal = tmp_path / "journal"
     policy = aiopool.Retry(attempts=3, wait_initial=0.001, wait_jitter=0)
     async with aiopool.Pool(1, grace_period=20) as pool:
-        handle = pool.submit(_slow_at_first, str(journal), timeout=0.5, retry=policy)
+        handle = pool.submit(deeds.stay_twice, str(journal), timeout=0.2, retry=policy)
         assert await handle == 3
         assert handle.attempts == 3
-
-
-def _slow_at_first(journal_path):
-    jobs.record(journal_path, "x")
-    executions = len(Path(journal_path).read_text().split())
-    if executions < 3:
-        time.sleep(LONG)
-    return executions
 
 
 async def test_late_interrupts_touch_nobody():

@@ -2,11 +2,12 @@
 
 import os
 import signal
+from itertools import product
 
 import pytest
 
 from tests.e2e.programs import are_alive, gone, pids_in, started
-from tests.helpers import block_until
+from tests.helpers import block_until, wanted
 
 PROGRAM = """
 from pathlib import Path
@@ -61,9 +62,16 @@ SOON = 5.0
 
 each_phase = pytest.mark.parametrize("phase", PHASES)
 each_end = pytest.mark.parametrize("end", ENDS)
-each_kind = pytest.mark.parametrize(
-    ("method", "loop"), [("forkserver", "asyncio"), ("spawn", "uvloop")]
-)
+# Of the other start method and event loop: each phase and each end, not each phase at each end.
+OTHERS = [
+    ("idle", "SIGINT"),
+    ("sleeping", "SIGTERM"),
+    ("stuck", "SIGKILL"),
+    ("stuck", "Ctrl-C"),
+    ("spawning", "Ctrl-C"),
+    ("spawning", "SIGKILL"),
+    ("closing", "Ctrl-C"),
+]
 
 
 def under_way(folder, phase):
@@ -90,11 +98,21 @@ def tracebacks(stderr):
     return stderr.count("Traceback") - chained
 
 
-@each_kind
 @each_end
 @each_phase
-def test_program_ended(phase, end, method, loop, tmp_path):
+def test_program_ended(phase, end, tmp_path):
     """However and whenever a program is ended, it ends by that signal and no process is left."""
+    end_program(phase, end, "forkserver", "asyncio", tmp_path)
+
+
+@pytest.mark.parametrize(("phase", "end"), wanted(product(PHASES, ENDS), OTHERS))
+def test_program_with_spawned_workers_ended(phase, end, tmp_path):
+    """A program on uvloop whose workers were spawned ends so, too."""
+    end_program(phase, end, "spawn", "uvloop", tmp_path)
+
+
+def end_program(phase, end, method, loop, tmp_path):
+    """Start the program, end it in that phase, and check what is left."""
     folder = tmp_path / "pids"
     with started(tmp_path, PROGRAM, folder, phase, method, 0.5, loop=loop) as program:
         pids = under_way(folder, phase)
