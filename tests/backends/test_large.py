@@ -10,9 +10,9 @@ from tests import jobs
 SIZE = 64 << 20
 
 
-async def test_large_both_ways_at_once(start_method):
+async def test_large_both_ways_at_once():
     """Arguments and results of 64 MB travel in both directions at once."""
-    async with aiopool.Pool(2, mp_context=start_method) as pool:
+    async with aiopool.Pool(2) as pool:
         data = [bytes([n]) * SIZE for n in range(4)]
         found = await asyncio.wait_for(
             asyncio.gather(*[pool.run(jobs.echo, block) for block in data]), 100

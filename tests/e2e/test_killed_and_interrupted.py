@@ -56,8 +56,8 @@ ENDS = {
     "SIGINT": (signal.SIGINT, False),
     "Ctrl-C": (signal.SIGINT, True),
 }
-# Half a second is the grace period, within a second more all is to be gone; the rest is for a
-# noisy machine.
+GRACE = 0.2
+# Within a second more than that all is to be gone; the rest is for a noisy machine.
 SOON = 5.0
 
 each_phase = pytest.mark.parametrize("phase", PHASES)
@@ -114,7 +114,7 @@ def test_program_with_spawned_workers_ended(phase, end, tmp_path):
 def end_program(phase, end, method, loop, tmp_path):
     """Start the program, end it in that phase, and check what is left."""
     folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, phase, method, 0.5, loop=loop) as program:
+    with started(tmp_path, PROGRAM, folder, phase, method, GRACE, loop=loop) as program:
         pids = under_way(folder, phase)
         assert len(are_alive(pids)) == 2
         signum = send(program, end)
@@ -132,7 +132,7 @@ def test_interrupt_while_workers_start(method, tmp_path):
     """A Ctrl-C that comes while the workers start ends the program and leaves no process."""
     source = PROGRAM.replace("await pool.map", "(Path(folder) / 'ready').touch(); await pool.map")
     folder = tmp_path / "pids"
-    with started(tmp_path, source, folder, "sleeping", method, 0.5) as program:
+    with started(tmp_path, source, folder, "sleeping", method, GRACE) as program:
         block_until((folder / "ready").exists, "the program has begun")
         send(program, "Ctrl-C")
         program.wait(20)
@@ -154,7 +154,7 @@ def test_second_interrupt_while_closing(tmp_path):
     start = {""",
     )
     folder = tmp_path / "pids"
-    with started(tmp_path, source, folder, "stuck", "forkserver", 3) as program:
+    with started(tmp_path, source, folder, "stuck", "forkserver", 1) as program:
         under_way(folder, "stuck")
         send(program, "Ctrl-C")
         block_until((folder / "leaving").exists, "the first one has been acted on")
@@ -185,7 +185,7 @@ HANDLING = PROGRAM.replace(
 def test_program_that_handles_sigterm(phase, loop, tmp_path):
     """A program that cancels its main task on SIGTERM closes its pool and goes on to its end."""
     folder = tmp_path / "pids"
-    with started(tmp_path, HANDLING, folder, phase, "forkserver", 0.5, loop=loop) as program:
+    with started(tmp_path, HANDLING, folder, phase, "forkserver", GRACE, loop=loop) as program:
         under_way(folder, phase)
         program.terminate()
         assert program.wait(20) == 0
