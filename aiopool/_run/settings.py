@@ -114,7 +114,9 @@ class PoolSettings:
 
 def available_cpus() -> int:
     """CPUs this process may really use: its affinity, and its control group's quota."""
-    if hasattr(os, "sched_getaffinity"):
+    if sys.version_info >= (3, 13):  # which has an option for it, PYTHON_CPU_COUNT
+        count = os.process_cpu_count() or 1
+    elif hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1

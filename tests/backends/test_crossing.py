@@ -220,3 +220,20 @@ async def test_memory_and_recursion_errors(pool, worker):
 
 def _recurse(depth):
     return _recurse(depth + 1) + 1
+
+
+async def test_an_item_changed_after_submission(gate):
+    """A submitted call has its arguments as they were, an item of a map as it is when sent."""
+    async with aiopool.Pool(1) as pool:
+        holding = pool.submit(jobs.gate, *gate.paths)
+        await gate.entered()
+        items = [[1], [1]]
+        submitted = pool.submit(jobs.echo, items[0])
+        mapped = asyncio.ensure_future(pool.map(jobs.echo, items[1:]))
+        await asyncio.sleep(0)
+        for item in items:
+            item.append(2)
+        gate.open()
+        assert await holding == gate.pid
+        assert await submitted == [1]
+        assert await mapped == [[1, 2]]

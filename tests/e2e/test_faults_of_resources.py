@@ -9,6 +9,7 @@ import multiprocessing.popen_spawn_posix
 import multiprocessing.synchronize
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,7 @@ def no_semaphores_at_all(monkeypatch):
     monkeypatch.setattr(concurrent.futures.process, "_check_system_limits", refuse)
 
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 REFUSALS = {
     "I2 no process": no_process,
     "I3 no semaphore in shared memory": no_semaphore,
@@ -199,6 +201,29 @@ def test_i6_no_directory_to_be_in(method, tmp_path):
     ended = run_program(tmp_path, NOWHERE, method, tmp_path / "gone")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.split() == ["3", "7", "FileNotFoundError"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_i7_affinity():
+    """Bound to one CPU, a pool has one worker by default."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert repr(aiopool.Pool()) == "<Pool not open, max_workers=1>"
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+QUOTAS = {"max 100000": 8, "150000 100000": 2, "50000 100000": 1, "1600000 100000": 8, "": 8}
+
+
+@pytest.mark.parametrize("quota", QUOTAS)
+def test_i7_quota(quota, monkeypatch):
+    """A pool has by default as many workers as its control group may keep busy."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda path, _: {CPU_MAX: quota}[path])
+    assert repr(aiopool.Pool()) == f"<Pool not open, max_workers={QUOTAS[quota]}>"
 
 
 async def test_i8_a_long_stream_is_small():

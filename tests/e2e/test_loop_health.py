@@ -6,6 +6,7 @@ machine shows (a few milliseconds); `benchmarks/loop_health.py` has the figures.
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import aiopool
 from tests import jobs
 from tests.backends import mischief
+from tests.helpers import PATIENCE
 
 BEAT = 0.001
 # The longest pause that counts as the loop turning, in seconds, on a machine shared with others.
@@ -81,6 +83,28 @@ async def test_arguments_slow_to_pickle_in_a_map():
             items = [mischief.SlowToPickle(seconds) for _ in range(count)]
             assert await pool.map(jobs.echo, items) == ["pickled"] * count
         assert len(beats.late) >= 3
+
+
+async def from_thread(items):
+    iterator, end = iter(items), object()
+    while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+        yield item
+
+
+async def test_input_that_blocks():
+    """An input that waits for what the loop does is pulled in a thread and holds up nothing."""
+    told = threading.Event()
+
+    def waiting():
+        yield 1
+        assert told.wait(PATIENCE)
+        yield 2
+
+    pool = aiopool.Pool(1)
+    async with pool, pool.stream(jobs.inc, from_thread(waiting())) as results:
+        assert await anext(results) == 2
+        told.set()
+        assert [value async for value in results] == [3]
 
 
 async def test_storm_of_cancels(gate):

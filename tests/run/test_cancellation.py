@@ -6,7 +6,7 @@ import time
 import anyio
 import pytest
 
-from aiopool import Pool, TaskTimeout
+from aiopool import Pool, TaskGroup, TaskTimeout
 from tests import jobs
 from tests.helpers import wait_until
 from tests.run.support import Numbers, Source, double, ended, forever, settled, turns
@@ -140,6 +140,47 @@ async def test_asyncio_timeout(shop, way):
         assert not isinstance(caught.value, TaskTimeout)
         assert asyncio.current_task().cancelling() == 0
         await nothing_left(pool, shop)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_a_cancellation_that_a_failure_hides(limit):
+    """Cancelling a group's host whose child then fails counts on and strikes at the next wait."""
+    under_way = asyncio.Event()
+
+    async def fail_when_cancelled():
+        under_way.set()
+        try:
+            await forever()
+        finally:
+            raise ValueError
+
+    async def host():
+        with pytest.raises(ExceptionGroup):
+            async with TaskGroup(limit=limit) as group:
+                group.create_task(fail_when_cancelled())
+        assert asyncio.current_task().cancelling() == 1
+        await forever()
+
+    task = asyncio.ensure_future(host())
+    await under_way.wait()
+    task.cancel()
+    await ended(task)
+    assert task.cancelled() and task.cancelling() == 1
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_a_failure_leaves_no_cancellation(limit):
+    """A child's failure cancels the block of its group and takes that back."""
+
+    async def fail():
+        raise ValueError
+
+    with pytest.raises(ExceptionGroup):
+        async with TaskGroup(limit=limit) as group:
+            group.create_task(fail())
+            await forever()
+    assert asyncio.current_task().cancelling() == 0
+    await asyncio.sleep(0)
 
 
 @WAYS
