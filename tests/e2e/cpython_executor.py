@@ -1,8 +1,9 @@
 """Runs the interpreter's own tests of process pools with `PoolExecutor` in their place.
 
-`python -m tests.e2e.cpython_executor METHOD` runs those for one start method and prints what ran
-as JSON. The tests of the standard library are left as they are, except for those in `LEFT_OUT`,
-and for programs they start, which get the same replacement.
+`python -m tests.e2e.cpython_executor METHOD PART PARTS` runs every so many of those for one start
+method, from that one on, and prints what ran as JSON. The tests of the standard library are left as
+they are, except for those in `LEFT_OUT`, and for programs they start, which get the same
+replacement.
 """
 
 import concurrent.futures
@@ -99,14 +100,15 @@ def replace_in_programs(test):
     module.assert_python_ok = replaced
 
 
-def main(method):
+def main(method, part, parts):
     install()
     tests, left_out = chosen(method)
+    tests, left_out = (each[int(part) :: int(parts)] for each in (tests, left_out))
     for test in tests:
         replace_in_programs(test)
     result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(tests))
     found = {
-        "ran": result.testsRun,
+        "ran": [test.id() for test in tests],
         "skipped": [[str(test), reason] for test, reason in result.skipped],
         "failed": [str(test) for test, _ in result.failures + result.errors],
         "left_out": [test.id() for test in left_out],
@@ -116,4 +118,4 @@ def main(method):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
