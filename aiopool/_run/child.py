@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 from aiopool._backends.seats import innermost
 from aiopool._backends.tasks import as_coroutine
@@ -20,51 +20,60 @@ from aiopool._wire.failure import harmless
 from aiopool.errors import RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from contextvars import Context
 
     from aiopool._core.options import Settings
-    from aiopool._core.workload import Batch, Workload
+    from aiopool._core.workload import Batch
     from aiopool._run.calls import Plan
-    from aiopool._run.engine import Engine
     from aiopool._run.floor import Floor
 
 T = TypeVar("T")
+
+
+class _Beginning:
+    """What a coroutine waits for that is begun before its task is: the task's first step."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return cast("Generator[None, None, None]", iter((None,)))
+
+
+_BEGINNING: Final = _Beginning()
 
 
 @final
 class LoopChild(TaskHandle[T]):
     """A coroutine call without further conditions, in a task of its own once it has a place."""
 
-    __slots__ = ("_floor", "_origin", "_plan", "_priority", "lined", "seat", "since")
+    __slots__ = ("_origin", "_priority", "lined", "since")
 
-    def __init__(self, floor: Floor, engine: Engine, plan: Plan, args: tuple[Any, ...]) -> None:
+    # What an engine and a workload are to other handles; it has none, and each slot counts.
+    _engine: Floor
+    _workload: Plan
+
+    def __init__(self, floor: Floor, plan: Plan, args: tuple[Any, ...]) -> None:
         # All of it here, since this is most of what a child costs before it runs.
         asyncio.Future.__init__(self, loop=floor.loop)
         self._message = self._stop = self._pid = None
-        self._requested = False
-        self._engine = engine
-        self._workload = cast("Workload", None)
+        self._requested = self.lined = False
+        self._engine = floor
+        self._workload = plan
         self._item = args
         self._attempts = 0
         self._ended = self._ran = self._ran_in_all = 0.0
-        self._floor = floor
-        self._plan = plan
         self._origin: Context | asyncio.Task[T] | None = floor.context()  # later its task
         self._priority = plan.settings.priority
-        self.seat: GroupSeat | None = None
-        self.lined = False
         self.since = floor.age()
 
     @property
     def name(self) -> str:
         """The ``name`` option, else the name of the function."""
-        return self._plan.name
+        return self._workload.name
 
     @property
     def settings(self) -> Settings:
         """The options of the call, resolved."""
-        return self._plan.settings
+        return self._workload.settings
 
     @property
     def priority(self) -> int:
@@ -75,14 +84,14 @@ class LoopChild(TaskHandle[T]):
     def priority(self, value: int) -> None:
         old, self._priority = self._priority, check_priority(value)
         if self.lined:
-            self._floor.places.reprioritise(self, old)
+            self._engine.places.reprioritise(self, old)
 
     @property
     def state(self) -> str:
         """How it fares, in one word: ``queued``, ``running``, or what became of it."""
         if self.done():
             return super().state
-        return "running" if isinstance(self._origin, asyncio.Task) else "queued"
+        return "running" if self._attempts else "queued"
 
     @property
     def attempts(self) -> int:
@@ -94,46 +103,84 @@ class LoopChild(TaskHandle[T]):
         """Seconds until it was started."""
         return (monotonic() if self.lined else self._ended) - self.since
 
-    def enter(self) -> None:
-        """It has a place: start it."""
-        floor = self._floor
+    def enter(self, *, eager: bool = False) -> None:
+        """It has a place: start it; ``eager``: and let it take its first step here and now."""
+        floor = self._engine
         floor.running.add(self)
-        plan = self._plan
         context = cast("Context", self._origin).copy()
         self._origin = None
-        if floor.limited:
-            self.seat = GroupSeat(floor, self, context.get(innermost))
-            context.run(innermost.set, self.seat)
-        self._ended = monotonic()
-        try:
-            coroutine = as_coroutine(
-                plan.function, plan.function.call(*cast("tuple[Any, ...]", self._item))
-            )
-            task = floor.task(coroutine, name=plan.name, context=context)
-        except Exception as error:  # noqa: BLE001 - calling with wrong arguments, for one
-            floor.loop.call_soon(self._over, error)
-            return
-        self._origin = task
         self._attempts = 1
-        task.add_done_callback(self._finished, context=context)
+        self._ended = monotonic()
+        coroutine = self._run(held=not eager)
+        try:
+            if eager:
+                task = floor.task(
+                    coroutine, name=self._workload.name, context=context, eager_start=True
+                )
+            else:
+                coroutine.send(None)  # into its ``try``: it may be cancelled before its first step
+                task = floor.task(coroutine, name=self._workload.name, context=context)
+        except Exception as error:  # noqa: BLE001 - of a task factory
+            self._over(error)
+            return
+        if not self.done():
+            self._origin = task
+            if self._requested:
+                task.cancel()  # by what it did itself, starting eagerly
+        del self, task, context  # the error of an eager first step refers to this frame
+
+    async def _run(self, *, held: bool) -> T:
+        """Make the call, and see to what follows: a callback of the task would come a turn later.
+
+        ``held``: whether it is begun before its task is.
+        """
+        seat: GroupSeat | None = None
+        try:
+            if held:
+                await _BEGINNING
+            if self._engine.limited:
+                seat = GroupSeat(self._engine, self, innermost.get())
+                innermost.set(seat)
+            function = self._workload.function
+            value: T = await as_coroutine(
+                function, function.call(*cast("tuple[Any, ...]", self._item))
+            )
+        except BaseException:
+            if not self.done():  # else it has no task
+                self._task().add_done_callback(self._failed)
+            del self  # the error refers to this frame
+            raise
+        finally:
+            if seat is not None:
+                seat.leave()
+            seat = None
+        self._origin = None
+        self._ran = monotonic() - self._ended
+        self.conclude(value)
+        floor = self._engine
+        floor.left_soon()
+        floor.over(self, None)
+        return value
+
+    def _task(self) -> asyncio.Task[T]:
+        """The task that it runs in; in an eager first step it has not been told yet."""
+        origin = self._origin
+        return cast("asyncio.Task[T]", asyncio.current_task() if origin is None else origin)
 
     def _ask(self) -> None:
-        if isinstance(self._origin, asyncio.Task):
-            self._origin.cancel()
-        elif self.lined:
-            self._floor.places.remove(self)
+        if self.lined:
+            self._engine.places.remove(self)
             self._ended = monotonic()
             self.conclude_stopped()
-            self._floor.over(self, None)
+            self._engine.over(self, None)
+        elif isinstance(self._origin, asyncio.Task):
+            self._origin.cancel()
 
-    def _finished(self, task: asyncio.Task[T]) -> None:
+    def _failed(self, task: asyncio.Task[T]) -> None:
         self._origin = None
         self._ran = monotonic() - self._ended
         if not task.cancelled():
-            error = task.exception()
-            if error is None:
-                self.conclude(task.result())
-            self._over(error)
+            self._over(task.exception())
         elif self._requested:
             self.conclude_stopped()
             self._over(None)
@@ -145,11 +192,8 @@ class LoopChild(TaskHandle[T]):
             self.fail(harmless(error))
             if not self.cancelled():
                 self.exception()  # it is the group's to raise
-        seat, self.seat = self.seat, None
-        if seat is not None:
-            seat.leave()
-        self._floor.over(self, error)
-        self._floor.left()
+        self._engine.over(self, error)
+        self._engine.left()
 
 
 @final

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _DEFAULTS: Final = Settings()
 
+_EAGER: Final = sys.version_info >= (3, 12)  # tasks can take their first step at once
+
 _MOST_COMPARED: Final = 16
 """Context variables beyond which looking at them costs more than another copy."""
 
@@ -82,8 +84,10 @@ class Floor:
     ) -> None:
         self.loop = loop
         self.task: Callable[..., asyncio.Task[Any]] = loop.create_task
-        if loop.get_task_factory() is None:  # then the loop does no more than this, and is slower
+        plain = loop.get_task_factory() is None
+        if plain:  # then the loop does no more than this, and is slower
             self.task = partial(asyncio.Task, loop=loop)
+        self._eager = plain and _EAGER
         self.limited = limit is not None
         self.places = Places(inf if limit is None else limit, aging)
         self.unfinished = 0  # children, whether they have a place or not
@@ -115,12 +119,12 @@ class Floor:
         """Take in a child, or raise what ``pool.submit`` would."""
         own = self._own
         if own is not None and not options and (known := own.plans.get(id(fn))) is not None:
-            return self._admit(LoopChild(self, own.engine, known, args))
+            return self._admit(LoopChild(self, known, args))
         if own is not None and _is_for_the_loop(own, fn, options):
             found = calls.plan(own, fn, options)
             if found.settings is _DEFAULTS or _is_simple(found.settings):
                 calls.check_single(found)
-                return self._admit(LoopChild(self, own.engine, found, args))
+                return self._admit(LoopChild(self, found, args))
             child = calls.single(own, fn, args, options, PoolChild)
         else:
             parts = (self._pool or self._open())._open_parts()  # noqa: SLF001 - a part of the pool
@@ -160,8 +164,7 @@ class Floor:
         """Let somebody stand in line; who is first gets a place before the loop waits again."""
         self.places.push(entrant)
         if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._turn)
+            self._schedule()
 
     def assign(self) -> None:
         """Give free places to the next in line. Idempotent; harmless at any time."""
@@ -182,6 +185,12 @@ class Floor:
         self.places.running -= 1
         if self.places.waiting:
             self.assign()
+
+    def left_soon(self) -> None:
+        """A place is free, and the next in line is to start from the loop, not from here."""
+        self.places.running -= 1
+        if self.places.waiting and not self._scheduled:
+            self._schedule()
 
     def over(self, child: LoopChild[Any] | PoolChild[Any], error: BaseException | None) -> None:
         """A child has ended, by this error unless it is None."""
@@ -221,9 +230,31 @@ class Floor:
             self._halted = False
             self.assign()
 
+    def _schedule(self) -> None:
+        self._age = monotonic()
+        self._scheduled = True
+        self.loop.call_soon(self._turn)
+
     def _turn(self) -> None:
+        """Assign, from the loop itself: here, and only here, a child takes its first step at once.
+
+        No more first steps in one turn of the loop than there are places, as if each were a
+        callback of its own: children that never wait are not to keep the loop from all else.
+        """
         self._scheduled = False
-        self.assign()
+        if not self._eager:
+            self.assign()
+            return
+        most = self.places.capacity
+        while most and not self._halted and (entrant := self.places.take()) is not None:
+            most -= 1
+            if isinstance(entrant, LoopChild):
+                entrant.enter(eager=True)
+            else:
+                entrant.enter()
+        entrant = None  # the error of a first step refers to this frame
+        if self.places.waiting and self.places.has_room and not self._halted:
+            self._schedule()
 
     def _open(self) -> Lifecycle:
         if self._owned is None:
