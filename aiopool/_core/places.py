@@ -99,27 +99,15 @@ class Places:
 
     def peek(self) -> Entrant | None:
         """Who is next, None if nobody waits."""
-        if not self.waiting:
-            return None
-        if len(self._lines) == 1:
-            return self._head(next(iter(self._lines)))
-        best: Entrant | None = None
-        lowest = (inf, inf)
-        for priority in list(self._lines):
-            head = self._head(priority)
-            if head is not None and (best is None or self._key(head) < lowest):
-                best, lowest = head, self._key(head)
-        return best
+        return self._lines[self._next()][0] if self.waiting else None
 
     def take(self) -> Entrant | None:
         """Give the next in line a free place, None if there is nobody or no place."""
         if self.running >= self.capacity or not self.waiting:
             return None
-        entrant = self.peek()
-        assert entrant is not None
-        priority = entrant.priority
+        priority = self._next()
         line = self._lines[priority]
-        line.popleft()
+        entrant = line.popleft()
         if not line:
             del self._lines[priority]
         self._standing -= 1
@@ -134,6 +122,16 @@ class Places:
             return False
         head = self.peek()
         return head is not None and head.priority < priority
+
+    def _next(self) -> int:
+        """The priority of the next, who stands at the head of that line. Somebody waits."""
+        if len(self._lines) == 1:
+            (priority,) = self._lines
+            if not self._lines[priority][0].lined:
+                self._head(priority)
+            return priority
+        heads = ((each, self._head(each)) for each in list(self._lines))
+        return min((self._key(head), each) for each, head in heads if head is not None)[1]
 
     def _key(self, entrant: Entrant) -> tuple[float, float]:
         if self._aging == inf:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+_begin_future: Final = asyncio.Future.__init__
+
+
 class _Beginning:
     """What a coroutine waits for that is begun before its task is: the task's first step."""
 
@@ -50,10 +53,12 @@ class LoopChild(TaskHandle[T]):
     # What an engine and a workload are to other handles; it has none, and each slot counts.
     _engine: Floor
     _workload: Plan
+    _item: tuple[Any, ...]
+    _origin: Any  # the context it is to have, later its task
 
     def __init__(self, floor: Floor, plan: Plan, args: tuple[Any, ...]) -> None:
         # All of it here, since this is most of what a child costs before it runs.
-        asyncio.Future.__init__(self, loop=floor.loop)
+        _begin_future(self, loop=floor.loop)
         self._message = self._stop = self._pid = None
         self._requested = self.lined = False
         self._engine = floor
@@ -61,7 +66,7 @@ class LoopChild(TaskHandle[T]):
         self._item = args
         self._attempts = 0
         self._ended = self._ran = self._ran_in_all = 0.0
-        self._origin: Context | asyncio.Task[T] | None = floor.context()  # later its task
+        self._origin = floor.context()
         self._priority = plan.settings.priority
         self.since = floor.age()
 
@@ -107,15 +112,19 @@ class LoopChild(TaskHandle[T]):
         """It has a place: start it; ``eager``: and let it take its first step here and now."""
         floor = self._engine
         floor.running.add(self)
-        context = cast("Context", self._origin).copy()
+        context: Context = self._origin.copy()
         self._origin = None
         self._attempts = 1
         self._ended = monotonic()
         coroutine = self._run(held=not eager)
         try:
             if eager:
-                task = floor.task(
-                    coroutine, name=self._workload.name, context=context, eager_start=True
+                task = asyncio.Task(
+                    coroutine,
+                    loop=floor.loop,
+                    name=self._workload.name,
+                    context=context,
+                    eager_start=True,
                 )
             else:
                 coroutine.send(None)  # into its ``try``: it may be cancelled before its first step
@@ -142,9 +151,7 @@ class LoopChild(TaskHandle[T]):
                 seat = GroupSeat(self._engine, self, innermost.get())
                 innermost.set(seat)
             function = self._workload.function
-            value: T = await as_coroutine(
-                function, function.call(*cast("tuple[Any, ...]", self._item))
-            )
+            value: T = await as_coroutine(function, function.call(*self._item))
         except BaseException:
             if not self.done():  # else it has no task
                 self._task().add_done_callback(self._failed)
@@ -164,8 +171,7 @@ class LoopChild(TaskHandle[T]):
 
     def _task(self) -> asyncio.Task[T]:
         """The task that it runs in; in an eager first step it has not been told yet."""
-        origin = self._origin
-        return cast("asyncio.Task[T]", asyncio.current_task() if origin is None else origin)
+        return cast("asyncio.Task[T]", self._origin or asyncio.current_task())
 
     def _ask(self) -> None:
         if self.lined:

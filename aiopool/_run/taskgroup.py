@@ -177,8 +177,9 @@ class TaskGroup(asyncio.TaskGroup):
         says otherwise. Options and errors are those of ``pool.submit``; raises RuntimeError if the
         group was not entered, is shutting down, or has ended.
         """
-        self._open_loop()
-        return self._get_floor().start(fn, args, options)
+        if self._loop is None or self._exiting or self._aborting:
+            self._open_loop()
+        return (self._floor or self._get_floor()).start(fn, args, options)
 
     def cancel(self) -> None:
         """Stop the group without an error.
