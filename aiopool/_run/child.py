@@ -48,25 +48,26 @@ _BEGINNING: Final = _Beginning()
 class LoopChild(TaskHandle[T]):
     """A coroutine call without further conditions, in a task of its own once it has a place."""
 
-    __slots__ = ("_origin", "_priority", "lined", "since")
+    __slots__ = ("_priority", "lined")
 
-    # What an engine and a workload are to other handles; it has none, and each slot counts.
-    _engine: Floor
-    _workload: Plan
+    # Each slot counts where thousands wait: those that other handles have serve here, too.
+    _engine: Floor  # what runs it
+    _workload: Plan  # what is called
     _item: tuple[Any, ...]
-    _origin: Any  # the context it is to have, later its task
+    _stop: Any  # the context it is to have, later its task
+    since: float = TaskHandle._ran_in_all  # type: ignore[has-type,misc] # noqa: SLF001 - its age
 
     def __init__(self, floor: Floor, plan: Plan, args: tuple[Any, ...]) -> None:
         # All of it here, since this is most of what a child costs before it runs.
         _begin_future(self, loop=floor.loop)
-        self._message = self._stop = self._pid = None
+        self._message = self._pid = None
         self._requested = self.lined = False
         self._engine = floor
         self._workload = plan
         self._item = args
         self._attempts = 0
-        self._ended = self._ran = self._ran_in_all = 0.0
-        self._origin = floor.context()
+        self._ended = self._ran = 0.0
+        self._stop = floor.context()
         self._priority = plan.settings.priority
         self.since = floor.age()
 
@@ -112,8 +113,8 @@ class LoopChild(TaskHandle[T]):
         """It has a place: start it; ``eager``: and let it take its first step here and now."""
         floor = self._engine
         floor.running.add(self)
-        context: Context = self._origin.copy()
-        self._origin = None
+        context: Context = self._stop.copy()
+        self._stop = None
         self._attempts = 1
         self._ended = monotonic()
         coroutine = self._run(held=not eager)
@@ -124,7 +125,7 @@ class LoopChild(TaskHandle[T]):
                     loop=floor.loop,
                     name=self._workload.name,
                     context=context,
-                    eager_start=True,
+                    eager_start=True,  # type: ignore[call-arg] # not on 3.11, nor asked for there
                 )
             else:
                 coroutine.send(None)  # into its ``try``: it may be cancelled before its first step
@@ -133,7 +134,7 @@ class LoopChild(TaskHandle[T]):
             self._over(error)
             return
         if not self.done():
-            self._origin = task
+            self._stop = task
             if self._requested:
                 task.cancel()  # by what it did itself, starting eagerly
         del self, task, context  # the error of an eager first step refers to this frame
@@ -161,17 +162,15 @@ class LoopChild(TaskHandle[T]):
             if seat is not None:
                 seat.leave()
             seat = None
-        self._origin = None
+        self._stop = None
         self._ran = monotonic() - self._ended
         self.conclude(value)
-        floor = self._engine
-        floor.left_soon()
-        floor.over(self, None)
+        self._engine.over_and_left(self)
         return value
 
     def _task(self) -> asyncio.Task[T]:
         """The task that it runs in; in an eager first step it has not been told yet."""
-        return cast("asyncio.Task[T]", self._origin or asyncio.current_task())
+        return cast("asyncio.Task[T]", self._stop or asyncio.current_task())
 
     def _ask(self) -> None:
         if self.lined:
@@ -179,11 +178,11 @@ class LoopChild(TaskHandle[T]):
             self._ended = monotonic()
             self.conclude_stopped()
             self._engine.over(self, None)
-        elif isinstance(self._origin, asyncio.Task):
-            self._origin.cancel()
+        elif isinstance(self._stop, asyncio.Task):
+            self._stop.cancel()
 
     def _failed(self, task: asyncio.Task[T]) -> None:
-        self._origin = None
+        self._stop = None
         self._ran = monotonic() - self._ended
         if not task.cancelled():
             self._over(task.exception())

@@ -143,7 +143,7 @@ class Floor:
         """The context variables as they are here, to be copied: the same object if they can be."""
         here, last = copy_context(), self._context
         if last is not None and len(here) == len(last) <= _MOST_COMPARED:
-            for variable, value in here.items():
+            for variable, value in here.items() if here else ():
                 if last.get(variable, last) is not value:
                     break
             else:
@@ -186,11 +186,15 @@ class Floor:
         if self.places.waiting:
             self.assign()
 
-    def left_soon(self) -> None:
-        """A place is free, and the next in line is to start from the loop, not from here."""
+    def over_and_left(self, child: LoopChild[Any]) -> None:
+        """A child has ended well, and the next in line is to start from the loop, not from here."""
         self.places.running -= 1
         if self.places.waiting and not self._scheduled:
             self._schedule()
+        self.running.discard(child)
+        self.unfinished -= 1
+        if not self.unfinished:
+            self._ended(None)
 
     def over(self, child: LoopChild[Any] | PoolChild[Any], error: BaseException | None) -> None:
         """A child has ended, by this error unless it is None."""

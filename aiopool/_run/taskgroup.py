@@ -340,11 +340,12 @@ class TaskGroup(asyncio.TaskGroup):
         return self._floor
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        tasks = self._tasks
+        tasks.discard(task)
         if _SHOWS_WAITS:
             _awaits_no_more(task, self._parent_task)
         error = None if task.cancelled() else task.exception()
-        if error is not None or not self._tasks:
+        if error is not None or not tasks:
             self._on_child_ended(error)
 
     def _on_child_ended(self, error: BaseException | None) -> None:
