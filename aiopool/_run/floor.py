@@ -257,7 +257,7 @@ class Floor:
             else:
                 entrant.enter()
         entrant = None  # the error of a first step refers to this frame
-        if self.places.waiting and self.places.has_room and not self._halted:
+        if self.places.waiting and self.places.has_room and not (self._halted or self._scheduled):
             self._schedule()
 
     def _open(self) -> Lifecycle:
