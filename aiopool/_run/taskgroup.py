@@ -177,8 +177,7 @@ class TaskGroup(asyncio.TaskGroup):
         says otherwise. Options and errors are those of ``pool.submit``; raises RuntimeError if the
         group was not entered, is shutting down, or has ended.
         """
-        if self._loop is None or self._exiting or self._aborting:
-            self._open_loop()
+        self._open_loop()
         return (self._floor or self._get_floor()).start(fn, args, options)
 
     def cancel(self) -> None:
@@ -340,12 +339,11 @@ class TaskGroup(asyncio.TaskGroup):
         return self._floor
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
-        tasks = self._tasks
-        tasks.discard(task)
+        self._tasks.discard(task)
         if _SHOWS_WAITS:
             _awaits_no_more(task, self._parent_task)
         error = None if task.cancelled() else task.exception()
-        if error is not None or not tasks:
+        if error is not None or not self._tasks:
             self._on_child_ended(error)
 
     def _on_child_ended(self, error: BaseException | None) -> None:
