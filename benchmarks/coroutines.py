@@ -6,6 +6,7 @@ because tracing makes everybody several times slower. ``B/waiting`` is what each
 coroutine adds to that peak while it waits for its turn: the figure that decides whether a
 million is possible. Fair: the peers are the idioms their documentation shows, a task per item
 behind a semaphore or limiter; gather has no bound, so it does less.
+aiojobs is given a queue without a bound, and its handles are kept.
 
 Where aiopool loses: TaskGroup costs less when there are only a handful of coroutines, and
 what the pool adds, priorities, retries, a state for every one, is worth nothing to a program
@@ -148,6 +149,33 @@ async def with_anyio(options: Options) -> AsyncIterator[Measure]:
     yield measuring(options, work)
 
 
+@asynccontextmanager
+async def with_aiometer(options: Options) -> AsyncIterator[Measure]:
+    """``run_on_each``."""
+    import aiometer
+
+    async def work(job: Job, count: int) -> object:
+        return await aiometer.run_on_each(job, range(count), max_at_once=LIMIT)
+
+    await work(hop, 1_000)
+    yield measuring(options, work)
+
+
+@asynccontextmanager
+async def with_aiojobs(options: Options) -> AsyncIterator[Measure]:
+    """``Scheduler.spawn``, and ``wait_and_close``."""
+    import aiojobs
+
+    async def work(job: Job, count: int) -> object:
+        scheduler = aiojobs.Scheduler(limit=LIMIT, pending_limit=0)
+        jobs = [await scheduler.spawn(job(item)) for item in range(count)]
+        await scheduler.wait_and_close()
+        return jobs
+
+    await work(hop, 1_000)
+    yield measuring(options, work)
+
+
 BENCHMARK = Benchmark(
     "coroutines",
     f"many coroutines, {LIMIT} at a time",
@@ -157,13 +185,17 @@ BENCHMARK = Benchmark(
         Contender("TaskGroup + Semaphore", with_task_group),
         Contender("gather, no limit", with_gather),
         Contender("anyio + CapacityLimiter", with_anyio),
+        Contender("aiometer", with_aiometer),
+        Contender("aiojobs", with_aiojobs),
     ],
     [
-        Goal("aiopool.map", "µs waiting once", 1 / 2, versus="TaskGroup + Semaphore"),
+        Goal("gather, no limit", "µs waiting once", 1.5, versus="aiopool.map", at_least=True),
+        Goal("TaskGroup + Semaphore", "µs waiting once", 3, versus="aiopool.map", at_least=True),
         Goal("aiopool.map", "B/waiting", 100),
         Goal("aiopool.stream", "B/waiting", 10),
     ],
     rounds=5,
+    quick_rounds=2,
 )
 
 if __name__ == "__main__":

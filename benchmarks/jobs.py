@@ -7,6 +7,7 @@ contender alone.
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 
@@ -22,9 +23,9 @@ def spin(seconds: float) -> None:
         pass
 
 
-def spin_often(seconds: float, times: int) -> None:
-    """``times`` calls of ``spin``, without anyone between them."""
-    for _ in range(times):
+def spin_all(durations: Sequence[float]) -> None:
+    """One ``spin`` after the other, without anyone between them."""
+    for seconds in durations:
         spin(seconds)
 
 
@@ -73,3 +74,13 @@ def talk(megabytes: int) -> None:
     for _ in range(megabytes * 1024):
         sys.stdout.write(line)
     sys.stdout.flush()
+
+
+async def later(fn: Callable[..., object], *args: object) -> object:
+    """A function as a coroutine, for those who take no other."""
+    return fn(*args)
+
+
+def first_byte(array: Sequence[int]) -> int:
+    """Take an array and give next to nothing."""
+    return int(array[0])

@@ -1,11 +1,11 @@
-"""What does a large array cost as an argument, as a result, and shared?
+"""What does a large array cost as an argument, and as a result?
 
 Measured: milliseconds of one call after the other on one worker, with an array of 64 MB as its
-argument, as its result, and as both; then microseconds of a call that is given such an array
-shared beforehand, and of one that is given an int. The first result is dropped before the next
-call, as a loop over requests would. The same array all the time, so its memory is warm; the worker
-returns one that it has. Fair: everyone has a warm worker; the copy is the floor, one ``memcpy``
-from warm memory into warm memory.
+argument, as its result, and as both. The first result is dropped before the next call, as a loop
+over requests would. The same array all the time, so its memory is warm; the worker returns one
+that it has. Fair: everyone has a warm worker; the copy is the floor, one ``memcpy`` from warm
+memory into warm memory. joblib has two workers, as with one it calls in the parent, and is told
+not to put the array into a file; what its own way costs is in ``shared_array``.
 
 Where aiopool loses: against the copy, as the bytes go through a socket; against anyone once
 results are kept, because then they need fresh memory, which costs more than all the rest.
@@ -22,16 +22,12 @@ import numpy as np
 
 import aiopool
 from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main
+from benchmarks.jobs import first_byte
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 Call: TypeAlias = Callable[..., Awaitable[object]]
 
 _kept: dict[int, Array] = {}
-
-
-def receive(array: Array) -> int:
-    """Take an array and give next to nothing."""
-    return int(array[0])
 
 
 def give(size: int) -> Array:
@@ -46,11 +42,6 @@ def reflect(array: Array) -> Array:
     return array
 
 
-def same(number: int) -> int:
-    """As ``receive``, of an int."""
-    return number
-
-
 async def seconds(call: Call, *args: object) -> float:
     """Time one call."""
     start = time.perf_counter()
@@ -61,7 +52,7 @@ async def seconds(call: Call, *args: object) -> float:
 async def three_ways(call: Call, array: Array) -> dict[str, float]:
     """The three figures that everybody has."""
     return {
-        "there ms": await seconds(call, receive, array) * 1e3,
+        "there ms": await seconds(call, first_byte, array) * 1e3,
         "back ms": await seconds(call, give, len(array)) * 1e3,
         "both ms": await seconds(call, reflect, array) * 1e3,
     }
@@ -74,26 +65,11 @@ def an_array(options: Options) -> Array:
 
 @asynccontextmanager
 async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
-    """``pool.run`` and ``pool.share``, as any caller would."""
+    """``pool.run``, as any caller would."""
     array = an_array(options)
     async with aiopool.Pool(max_workers=1, mp_context=options.context) as pool:
-        shared = pool.share(array)
-
-        async def often(fn: Callable[..., int], arg: object) -> float:
-            times = options.pick(1000, 100)
-            start = time.perf_counter()
-            for _ in range(times):
-                await pool.run(fn, arg)
-            return (time.perf_counter() - start) / times * 1e6
-
-        async def measure() -> Sample:
-            return await three_ways(pool.run, array) | {
-                "shared µs": await often(receive, shared),
-                "int µs": await often(same, 1),
-            }
-
-        await measure()
-        yield measure
+        await three_ways(pool.run, array)
+        yield lambda: three_ways(pool.run, array)
 
 
 @asynccontextmanager
@@ -141,14 +117,30 @@ async def with_anyio(options: Options) -> AsyncIterator[Measure]:
     yield lambda: three_ways(call, array)
 
 
+@asynccontextmanager
+async def with_joblib(options: Options) -> AsyncIterator[Measure]:
+    """``Parallel`` of one call, pickled."""
+    from joblib import Parallel, delayed
+
+    array = an_array(options)
+    with Parallel(n_jobs=2, max_nbytes=None) as parallel:
+
+        async def call(fn: Callable[..., object], arg: object) -> object:
+            return parallel([delayed(fn)(arg)])
+
+        await three_ways(call, array)
+        yield lambda: three_ways(call, array)
+
+
 BENCHMARK = Benchmark(
     "large_arguments",
-    "one call with 64 MB there, back, and both; or shared beforehand",
+    "one call with 64 MB there, back, and both",
     [
         Contender("aiopool", with_aiopool),
         Contender("a copy", with_copy),
         Contender("run_in_executor", with_executor),
         Contender("anyio.to_process", with_anyio),
+        Contender("joblib", with_joblib),
     ],
     [
         Goal("aiopool", "there ms", 4, versus="a copy"),

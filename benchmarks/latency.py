@@ -3,22 +3,20 @@
 Measured: the time from calling to having the answer, one call after the other, median and
 99th percentile. Fair: everyone has warm workers and runs the same function; nobody has
 anything else to do. The pipe is the floor: two processes, blocking ``send`` and ``recv``, no
-event loop, no scheduler, no way to cancel. anyio starts its workers with ``subprocess``, which
-makes no difference once they run.
+event loop, no scheduler, no way to cancel. anyio and aiomisc start their workers with
+``subprocess``, which makes no difference once they run.
 
 Where aiopool loses: always against the bare pipe, since an event loop turns twice per call;
 and the gap to anyio narrows on a machine where waking a process is what costs most.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from statistics import quantiles
 
-import aiopool
-from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main
+from benchmarks import peers
+from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main, using
 from benchmarks.jobs import answer_calls, inc
 
 
@@ -28,53 +26,14 @@ def sample(seconds: list[float]) -> Sample:
     return {"p50 µs": cuts[49] * 1e6, "p99 µs": cuts[98] * 1e6}
 
 
-async def calls(options: Options, call: Callable[[], Awaitable[int]]) -> Sample:
+async def calls(options: Options, call: peers.Call) -> Sample:
     """Time one call after the other."""
     seconds = []
     for _ in range(options.pick(2_000, 300)):
         start = time.perf_counter()
-        await call()
+        await call(inc, 1)
         seconds.append(time.perf_counter() - start)
     return sample(seconds)
-
-
-@asynccontextmanager
-async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
-    """``pool.run``, as any caller would."""
-    async with aiopool.Pool(max_workers=options.workers, mp_context=options.context) as pool:
-
-        async def call() -> int:
-            return await pool.run(inc, 1)
-
-        await calls(options, call)
-        yield lambda: calls(options, call)
-
-
-@asynccontextmanager
-async def with_anyio(options: Options) -> AsyncIterator[Measure]:
-    """``to_process.run_sync``, as any caller would."""
-    from anyio import CapacityLimiter, to_process
-
-    limiter = CapacityLimiter(options.workers)
-
-    async def call() -> int:
-        return await to_process.run_sync(inc, 1, limiter=limiter)
-
-    await calls(options, call)
-    yield lambda: calls(options, call)
-
-
-@asynccontextmanager
-async def with_executor(options: Options) -> AsyncIterator[Measure]:
-    """``loop.run_in_executor`` on a ``ProcessPoolExecutor``."""
-    with ProcessPoolExecutor(options.workers, mp_context=options.context) as executor:
-        loop = asyncio.get_running_loop()
-
-        async def call() -> int:
-            return await loop.run_in_executor(executor, inc, 1)
-
-        await calls(options, call)
-        yield lambda: calls(options, call)
 
 
 @asynccontextmanager
@@ -104,14 +63,17 @@ BENCHMARK = Benchmark(
     "latency",
     "one call on an idle pool",
     [
-        Contender("aiopool", with_aiopool),
-        Contender("anyio.to_process", with_anyio),
-        Contender("run_in_executor", with_executor),
+        Contender("aiopool", using(peers.run_calls, calls)),
+        Contender("anyio.to_process", using(peers.anyio_calls, calls)),
+        Contender("run_in_executor", using(peers.executor_calls, calls)),
+        Contender("aiomisc.WorkerPool", using(peers.aiomisc_calls, calls)),
+        Contender("deadpool", using(peers.deadpool_calls, calls), restless=True),
         Contender("bare pipe", with_pipe),
     ],
     [
-        Goal("aiopool", "p50 µs", 0.6, versus="anyio.to_process"),
-        Goal("aiopool", "p50 µs", 3, versus="bare pipe"),
+        Goal("aiopool", "p50 µs", 0.4, versus="anyio.to_process"),
+        Goal("aiopool", "p50 µs", 1.6, versus="bare pipe", loop="asyncio"),
+        Goal("aiopool", "p50 µs", 1.3, versus="bare pipe", loop="uvloop"),
     ],
     rounds=11,
     quick_rounds=5,

@@ -1,8 +1,8 @@
 """What do many single calls cost, each with a handle of its own?
 
 Measured: the wall time of submitting them all and gathering the handles, divided by their
-number. Fair: both sides give every call a future that can be awaited, cancelled and asked;
-the function costs nothing; the workers are warm. One call is one message to ``submit``'s
+number. Fair: everyone gives every call a future or a coroutine that can be awaited and cancelled;
+the function costs nothing; the workers are warm; the slowest two get fewer calls. One call is one message to ``submit``'s
 contract: it is never run twice and never shares its fate with another.
 
 Where aiopool loses: when calls take milliseconds this difference is lost in them; see
@@ -10,66 +10,39 @@ Where aiopool loses: when calls take milliseconds this difference is lost in the
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
 
-import aiopool
-from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main
+from benchmarks import peers
+from benchmarks.harness import Benchmark, Contender, Goal, Options, Sample, main, using
 from benchmarks.jobs import inc
 
 
-async def gathered(options: Options, submit: Callable[[int], Awaitable[int]]) -> Sample:
+async def gathered(options: Options, submit: peers.Call, *, full: int, quick: int) -> Sample:
     """Submit every call, then wait for all."""
-    count = options.pick(20_000, 4_000)
+    count = options.pick(full, quick)
     start = time.perf_counter()
-    answers = await asyncio.gather(*[submit(number) for number in range(count)])
+    answers = await asyncio.gather(*[submit(inc, number) for number in range(count)])
     seconds = time.perf_counter() - start
     assert answers[-1] == count
     return {"µs/call": seconds / count * 1e6}
 
 
-@asynccontextmanager
-async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
-    """``pool.submit``: a handle for every call."""
-    async with aiopool.Pool(max_workers=options.workers, mp_context=options.context) as pool:
-        await pool.map(inc, range(1_000))
-        yield lambda: gathered(options, lambda number: pool.submit(inc, number))
-
-
-@asynccontextmanager
-async def with_executor(options: Options) -> AsyncIterator[Measure]:
-    """``run_in_executor``: a future for every call."""
-    with ProcessPoolExecutor(options.workers, mp_context=options.context) as executor:
-        loop = asyncio.get_running_loop()
-        list(executor.map(inc, range(100)))
-        yield lambda: gathered(options, lambda number: loop.run_in_executor(executor, inc, number))
-
-
-@asynccontextmanager
-async def with_anyio(options: Options) -> AsyncIterator[Measure]:
-    """``to_process.run_sync``: a coroutine for every call."""
-    from anyio import CapacityLimiter, to_process
-
-    limiter = CapacityLimiter(options.workers)
-
-    async def submit(number: int) -> int:
-        return await to_process.run_sync(inc, number, limiter=limiter)
-
-    await asyncio.gather(*[submit(number) for number in range(100)])
-    yield lambda: gathered(options, submit)
-
+many = functools.partial(gathered, full=20_000, quick=4_000)
+few = functools.partial(gathered, full=5_000, quick=500)
 
 BENCHMARK = Benchmark(
     "submit_many",
     "many single calls, gathered",
     [
-        Contender("aiopool", with_aiopool),
-        Contender("run_in_executor", with_executor),
-        Contender("anyio.to_process", with_anyio),
+        Contender("aiopool", using(peers.submit_calls, many)),
+        Contender("run_in_executor", using(peers.executor_calls, many)),
+        Contender("anyio.to_process", using(peers.anyio_calls, many)),
+        Contender("aiomisc.WorkerPool", using(peers.aiomisc_calls, many)),
+        Contender("deadpool", using(peers.deadpool_calls, few), restless=True),
+        Contender("aiomultiprocess", using(peers.aiomultiprocess_calls, few), restless=True),
     ],
-    [Goal("aiopool", "µs/call", 1 / 8, versus="run_in_executor")],
+    [Goal("run_in_executor", "µs/call", 20, versus="aiopool", at_least=True)],
     rounds=5,
 )
 
