@@ -6,7 +6,8 @@ because tracing makes everybody several times slower. ``B/waiting`` is what each
 coroutine adds to that peak while it waits for its turn: the figure that decides whether a
 million is possible. Fair: the peers are the idioms their documentation shows, a task per item
 behind a semaphore or limiter; gather has no bound, so it does less.
-aiojobs is given a queue without a bound, and its handles are kept.
+aiojobs is given a queue without a bound, and its handles are kept; aiometer reads its input as it
+goes, as our stream does, and gives no results.
 
 Where aiopool loses: TaskGroup costs less when there are only a handful of coroutines, and
 what the pool adds, priorities, retries, a state for every one, is worth nothing to a program

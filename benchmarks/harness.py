@@ -328,20 +328,20 @@ def short(value: float) -> str:
     return f"{round(value, 3):.3g}"
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """The command line that every benchmark shares."""
-    parser = argparse.ArgumentParser(description="Compare aiopool with its peers.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command lines of all benchmarks share."""
     parser.add_argument("--quick", action="store_true", help="small sizes, a few seconds")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (2)")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
     parser.add_argument("--rounds", type=int, help="how often each contender is measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    return Options(**vars(parser.parse_args(arguments)))
 
 
 def main(benchmark: Benchmark) -> None:
     """Run one benchmark as a script."""
-    options = parse()
+    parser = argparse.ArgumentParser(description=benchmark.question)
+    add_options(parser)
+    options = Options(**vars(parser.parse_args()))
     report = options.run(lambda: compare(benchmark, options))
     print(render(report), flush=True)
     if options.json is not None:

@@ -1,11 +1,14 @@
 """How late does the event loop wake while the workers are given something heavy?
 
 Measured: a timer of one millisecond beats beside the work; each figure is the 99th percentile of
-how late it woke. The work: fifty arguments that take 5 ms each to pickle, an argument and a
-result of 200 MB, ten thousand calls cancelled while they wait, and a worker that writes 20 MB to
-its standard output (which goes nowhere here). Fair: the same two workers and functions, awaited
-through the interface each documents; pickling holds the GIL in everybody's process, the
-executor's in a thread of its own.
+how late it woke. First nothing, ``idle``; then all workers are kept saturated for a while by calls
+of 0.5 ms, eight waiting for each worker, and by arguments of 8 MB, two for each; what these are
+above idle is a figure of its own. Then single heavy things: fifty arguments that take 5 ms each to
+pickle, an argument and a result of 200 MB, ten thousand calls cancelled while they wait, and a
+worker that writes 20 MB to its standard output (which goes nowhere here). Fair: the same two
+workers and functions, awaited through the interface each documents; pickling holds the GIL in
+everybody's process, the executor's in a thread of its own. Where there are no more CPUs than
+workers, as the system shares them out is part of every figure.
 
 Where aiopool loses: arguments are pickled on the loop, so that what cannot be sent is refused at
 once. In a map the loop turns between two that are slow, so a beat waits for a few of them; the
@@ -17,12 +20,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from pathlib import Path
 from statistics import quantiles
 
 import aiopool
 from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main
-from benchmarks.jobs import SlowToPickle, inc, make_bytes, size, talk
+from benchmarks.jobs import SlowToPickle, inc, make_bytes, size, spin, talk
 
 BEAT = 0.001
 
@@ -50,7 +54,7 @@ async def late(work: Callable[[], Awaitable[object]]) -> float:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Have what this process and its new workers write to standard output go nowhere."""
+    """Have what the workers that start meanwhile write to standard output go nowhere."""
     kept = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
@@ -60,6 +64,32 @@ def silenced() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+async def saturate(options: Options, submit: Submit, each: int, call: tuple[object, ...]) -> None:
+    """Have so many calls under way for each worker, for a while."""
+    end = time.perf_counter() + options.pick(1.0, 0.2)
+
+    async def feed() -> None:
+        while time.perf_counter() < end:
+            await submit(*call)
+
+    await asyncio.gather(*[feed() for _ in range(each * options.workers)])
+
+
+async def saturated(options: Options, submit: Submit) -> dict[str, float]:
+    """The loop beside nothing, short calls and large arguments."""
+    idle = await late(lambda: asyncio.sleep(options.pick(0.5, 0.1)))
+    calls = await late(lambda: saturate(options, submit, 8, (spin, 0.0005)))
+    block = bytes(8 << 20)
+    large = await late(lambda: saturate(options, submit, 2, (size, block)))
+    return {
+        "idle p99 ms": idle,
+        "0.5 ms calls p99 ms": calls,
+        "0.5 ms calls above idle ms": calls - idle,
+        "8 MB p99 ms": large,
+        "8 MB above idle ms": large - idle,
+    }
 
 
 async def measure(options: Options, submit: Submit, many: Many) -> Sample:
@@ -81,9 +111,10 @@ async def measure(options: Options, submit: Submit, many: Many) -> Sample:
         await asyncio.wait(futures + holding)
 
     async def talking() -> None:
-        await submit(talk, options.pick(20, 2))
+        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing):
+            await submit(talk, options.pick(20, 2))
 
-    return {
+    return await saturated(options, submit) | {
         "slow pickles p99 ms": await late(slow),
         "large p99 ms": await late(large),
         "cancels p99 ms": await late(cancelled),
@@ -120,13 +151,18 @@ async def with_executor(options: Options) -> AsyncIterator[Measure]:
         yield lambda: measure(options, submit, many)
 
 
-FIGURES = ("slow pickles", "large", "cancels", "output")
+SATURATED = ("0.5 ms calls", "8 MB")
+HEAVY = ("slow pickles", "large", "cancels", "output")
 
 BENCHMARK = Benchmark(
     "loop_health",
     "how late the event loop wakes beside heavy work",
     [Contender("aiopool", with_aiopool), Contender("run_in_executor", with_executor)],
-    [Goal("aiopool", f"{figure} p99 ms", 1.5, versus="run_in_executor") for figure in FIGURES],
+    [
+        *(Goal("aiopool", f"{f} p99 ms", 1 / 4, versus="run_in_executor") for f in SATURATED),
+        *(Goal("aiopool", f"{f} above idle ms", 1) for f in SATURATED),
+        *(Goal("aiopool", f"{f} p99 ms", 1.5, versus="run_in_executor") for f in HEAVY),
+    ],
     rounds=3,
     quick_rounds=1,
 )

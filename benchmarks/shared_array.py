@@ -11,6 +11,7 @@ Where aiopool loses: the array has to be shared by a line of code; joblib finds 
 joblib's calls travel in batches, which ``pool.map`` would do too and ``pool.run`` does not.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,6 +46,7 @@ async def with_share(options: Options) -> AsyncIterator[Measure]:
     array = an_array(options)
     async with peers.pool(options) as pool:
         shared = pool.share(array)
+        await asyncio.gather(*[pool.run(first_byte, shared) for _ in range(4 * options.workers)])
         yield lambda: often(pool.run, first_byte, shared, options.pick(1_000, 100))
 
 
