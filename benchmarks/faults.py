@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -205,8 +205,9 @@ async def play(contender: str, name: str, folder: str) -> str:
 async def sleep_on(contender: str, folder: str) -> None:
     """Have three calls sleep until the program is killed."""
     async with CONTENDERS[contender][1]() as submit:
+        calls = []
         for number in range(3):
-            asyncio.ensure_future(submit(mishaps.gate, folder, f"gate{number}"))  # noqa: RUF006
+            calls.append(asyncio.ensure_future(submit(mishaps.gate, folder, f"gate{number}")))
             await exists(folder, f"gate{number}")
         Path(folder, "asleep").touch()
         await asyncio.sleep(600)
@@ -227,7 +228,7 @@ def members(session: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def scene(contender: str, name: str, folder: str) -> "contextlib.Iterator[subprocess.Popen[str]]":
+def scene(contender: str, name: str, folder: str) -> Iterator["subprocess.Popen[str]"]:
     """Start a scene in a session of its own; end what is left of it afterwards."""
     command = [sys.executable, "-m", "benchmarks.faults", "--scene", contender, name, folder]
     process = subprocess.Popen(

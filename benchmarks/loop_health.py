@@ -2,8 +2,9 @@
 
 Measured: a timer of one millisecond beats beside the work; each figure is the 99th percentile of
 how late it woke. First nothing, ``idle``; then all workers are kept saturated for a while by calls
-of 0.5 ms, eight waiting for each worker, and by arguments of 8 MB, two for each; what these are
-above idle is a figure of its own. Then single heavy things: fifty arguments that take 5 ms each to
+of 0.5 ms, eight waiting for each worker, and by arguments of 8 MB, two for each, once NumPy arrays
+and once bytes; what the first two add to idle is a figure of its own.
+Then single heavy things: fifty arguments that take 5 ms each to
 pickle, an argument and a result of 200 MB, ten thousand calls cancelled while they wait, and a
 worker that writes 20 MB to its standard output (which goes nowhere here). Fair: the same two
 workers and functions, awaited through the interface each documents; pickling holds the GIL in
@@ -24,9 +25,11 @@ from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from pathlib import Path
 from statistics import quantiles
 
+import numpy as np
+
 import aiopool
 from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main
-from benchmarks.jobs import SlowToPickle, inc, make_bytes, size, spin, talk
+from benchmarks.jobs import SlowToPickle, first_byte, inc, make_bytes, size, spin, talk
 
 BEAT = 0.001
 
@@ -81,14 +84,16 @@ async def saturated(options: Options, submit: Submit) -> dict[str, float]:
     """The loop beside nothing, short calls and large arguments."""
     idle = await late(lambda: asyncio.sleep(options.pick(0.5, 0.1)))
     calls = await late(lambda: saturate(options, submit, 8, (spin, 0.0005)))
-    block = bytes(8 << 20)
-    large = await late(lambda: saturate(options, submit, 2, (size, block)))
+    array, block = np.ones(8 << 20, np.uint8), bytes(8 << 20)
+    arrays = await late(lambda: saturate(options, submit, 2, (first_byte, array)))
+    blocks = await late(lambda: saturate(options, submit, 2, (size, block)))
     return {
         "idle p99 ms": idle,
         "0.5 ms calls p99 ms": calls,
         "0.5 ms calls above idle ms": calls - idle,
-        "8 MB p99 ms": large,
-        "8 MB above idle ms": large - idle,
+        "8 MB arrays p99 ms": arrays,
+        "8 MB arrays above idle ms": arrays - idle,
+        "8 MB bytes p99 ms": blocks,
     }
 
 
@@ -151,7 +156,7 @@ async def with_executor(options: Options) -> AsyncIterator[Measure]:
         yield lambda: measure(options, submit, many)
 
 
-SATURATED = ("0.5 ms calls", "8 MB")
+SATURATED = ("0.5 ms calls", "8 MB arrays")
 HEAVY = ("slow pickles", "large", "cancels", "output")
 
 BENCHMARK = Benchmark(

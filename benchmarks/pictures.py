@@ -8,12 +8,9 @@ logarithmic and says so. Needs matplotlib, of the ``bench`` extra; without it no
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import Any
 
 from benchmarks.harness import Rounds, column, figures, short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 FAR_APART = 30
 """The ratio of the largest to the smallest median from which the axis is logarithmic."""
@@ -32,14 +29,14 @@ def draw(name: str, question: str, runs: Mapping[str, Rounds], folder: Path) -> 
         return False
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = name
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
 
     panels = list(dict.fromkeys(f for rounds in runs.values() for f in figures(rounds)))
     across = min(COLUMNS, len(panels))
     down = -(-len(panels) // across)
     bars = len({contender for rounds in runs.values() for contender in rounds}) * len(runs)
     size = (4 + 3.2 * across, down * (1.1 + 0.16 * bars + 0.12 * bars / len(runs)) + 0.8)
-    picture, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    picture, grid = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     axes = list(grid.flat)
     for place, figure in zip(axes, panels, strict=False):
         panel(place, figure, runs)
@@ -47,12 +44,12 @@ def draw(name: str, question: str, runs: Mapping[str, Rounds], folder: Path) -> 
         place.set_visible(False)
     picture.suptitle(question)
     if len(runs) > 1:
-        shades = [pyplot.Rectangle((0, 0), 1, 1, color=shade(OURS, n)) for n in range(len(runs))]
+        shades = [plt.Rectangle((0, 0), 1, 1, color=shade(OURS, n)) for n in range(len(runs))]
         picture.legend(shades, list(runs), loc="outside lower center", ncols=2, fontsize="small")
     for kind in ("png", "svg"):
         metadata = {"Date": None} if kind == "svg" else None
         picture.savefig(folder / f"{name}.{kind}", dpi=110, metadata=metadata)
-    pyplot.close(picture)
+    plt.close(picture)
     return True
 
 
@@ -61,9 +58,11 @@ def shade(colours: tuple[str, ...], run: int) -> str:
     return colours[run % len(colours)]
 
 
-def panel(axes: "Axes", figure: str, runs: Mapping[str, Rounds]) -> None:
+def panel(axes: Any, figure: str, runs: Mapping[str, Rounds]) -> None:
     """The bars of one figure."""
-    names = [c for c in contenders(runs) if any(column(r.get(c, ()), figure) for r in runs.values())]
+    names = [
+        c for c in contenders(runs) if any(column(r.get(c, ()), figure) for r in runs.values())
+    ]
     thickness = HEIGHT / len(runs)
     middles = []
     for row, name in enumerate(names):

@@ -5,8 +5,8 @@ the time from the kill to the exception of that call, ``answer ms`` the time fro
 the answer of the next call, which needs a new worker. ``lost`` counts the calls that fail
 when one of two busy workers is killed while forty calls are under way. Fair: everyone has the
 pid of the worker from a call made before; an executor broken for good by one death,
-``ProcessPoolExecutor`` and loky, is closed and made anew, as its users do. ``multiprocessing.Pool`` is left out: it replaces the
-worker but never answers the victim's call.
+``ProcessPoolExecutor`` and loky, is closed and made anew, as its users do.
+``multiprocessing.Pool`` is left out: it replaces the worker but never answers the victim's call.
 
 Where aiopool loses: nowhere known; a machine short of processes or memory makes everyone's
 replacement slow.
@@ -124,7 +124,7 @@ async def with_anyio(_: Options) -> AsyncIterator[Measure]:
 
 
 @asynccontextmanager
-async def with_loky(options: Options) -> AsyncIterator[Measure]:
+async def with_loky(_: Options) -> AsyncIterator[Measure]:
     """The executor is broken; the next ``get_reusable_executor`` is another."""
     import loky
 
@@ -144,9 +144,7 @@ async def with_deadpool(options: Options) -> AsyncIterator[Measure]:
     from deadpool import Deadpool
 
     with Deadpool(1, mp_context=options.context) as executor:
-        yield lambda: recovering(
-            lambda fn, *args: asyncio.wrap_future(executor.submit(fn, *args))
-        )
+        yield lambda: recovering(lambda fn, *args: asyncio.wrap_future(executor.submit(fn, *args)))
 
 
 @asynccontextmanager

@@ -148,10 +148,8 @@ def goals(runs: Runs) -> Iterator[str]:
     claims = list(dict.fromkeys(g["claim"] for report in runs.values() for g in report["goals"]))
     if not claims:
         return
-    rows = [["goal", *runs]]
-    for claim in claims:
-        rows.append([claim, *(verdict(report, claim) for report in runs.values())])
-    yield "\n".join(markdown(rows)) + "\n"
+    rows = [[claim, *(verdict(report, claim) for report in runs.values())] for claim in claims]
+    yield "\n".join(markdown([["goal", *runs], *rows])) + "\n"
 
 
 def verdict(report: Report, claim: str) -> str:
@@ -165,7 +163,7 @@ def verdict(report: Report, claim: str) -> str:
 def markdown(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """A table, its first row the head."""
     for number, row in enumerate(rows):
-        yield f"| {' | '.join(cell.strip() for cell in row)} |"
+        yield f"| {' | '.join(' '.join(cell.split()) for cell in row)} |"
         if not number:
             yield "|---" * len(row) + "|"
 

@@ -13,7 +13,7 @@ joblib's calls travel in batches, which ``pool.map`` would do too and ``pool.run
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main, using
-from benchmarks.jobs import first_byte, inc
+from benchmarks.jobs import inc
 
+Job: TypeAlias = Callable[[Any], object]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 
@@ -31,7 +32,12 @@ def an_array(options: Options) -> Array:
     return np.ones(options.pick(64 << 20, 8 << 20), np.uint8)
 
 
-async def often(call: peers.Call, fn: object, arg: object, times: int) -> Sample:
+def take(array: Any) -> int:
+    """Give next to nothing."""
+    return int(array[0])
+
+
+async def often(call: peers.Call, fn: Job, arg: object, times: int) -> Sample:
     """Time one call after the other."""
     await call(fn, arg)
     start = time.perf_counter()
@@ -46,8 +52,8 @@ async def with_share(options: Options) -> AsyncIterator[Measure]:
     array = an_array(options)
     async with peers.pool(options) as pool:
         shared = pool.share(array)
-        await asyncio.gather(*[pool.run(first_byte, shared) for _ in range(4 * options.workers)])
-        yield lambda: often(pool.run, first_byte, shared, options.pick(1_000, 100))
+        await asyncio.gather(*[pool.run(take, shared) for _ in range(4 * options.workers)])
+        yield lambda: often(pool.run, take, shared, options.pick(1_000, 100))
 
 
 async def with_int(options: Options, call: peers.Call) -> Sample:
@@ -57,16 +63,16 @@ async def with_int(options: Options, call: peers.Call) -> Sample:
 
 async def with_bytes(options: Options, call: peers.Call) -> Sample:
     """The whole array with every call."""
-    return await often(call, first_byte, an_array(options), options.pick(10, 3))
+    return await often(call, take, an_array(options), options.pick(10, 3))
 
 
 async def joblib_array(options: Options, work: peers.Map) -> Sample:
     """One array for all calls, which joblib maps into its workers."""
     array = an_array(options)
     times = options.pick(1_000, 100)
-    await work(first_byte, [array])
+    await work(take, [array])
     start = time.perf_counter()
-    await work(first_byte, [array] * times)
+    await work(take, [array] * times)
     return {"µs/call": (time.perf_counter() - start) / times * 1e6}
 
 

@@ -1,9 +1,10 @@
 """What do many single calls cost, each with a handle of its own?
 
 Measured: the wall time of submitting them all and gathering the handles, divided by their
-number. Fair: everyone gives every call a future or a coroutine that can be awaited and cancelled;
-the function costs nothing; the workers are warm; the slowest two get fewer calls. One call is one message to ``submit``'s
-contract: it is never run twice and never shares its fate with another.
+number. Fair: everyone gives every call a future or a coroutine that can be awaited and
+cancelled; the function costs nothing; the workers are warm; the slowest two get fewer calls.
+One call is one message to ``submit``'s contract: it is never run twice and never shares its
+fate with another.
 
 Where aiopool loses: when calls take milliseconds this difference is lost in them; see
 ``efficiency`` for those.

@@ -14,7 +14,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 import aiopool
@@ -23,11 +23,12 @@ from benchmarks.jobs import hop, instant
 
 LIMIT = 100
 
-Start = Callable[[Callable[[int], Awaitable[None]], int], list[asyncio.Future[None]]]
-Work = Callable[[Callable[[int], Awaitable[None]], int], Awaitable[None]]
+Job = Callable[[int], Coroutine[None, None, None]]
+Start = Callable[[Job, int], list[asyncio.Future[None]]]
+Work = Callable[[Job, int], Awaitable[None]]
 
 
-async def per_child(work: Work, job: Callable[[int], Awaitable[None]], count: int) -> float:
+async def per_child(work: Work, job: Job, count: int) -> float:
     """Microseconds for one of so many."""
     gc.collect()  # or a full collection falls to whoever comes next
     start = time.perf_counter()
@@ -62,12 +63,12 @@ async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
     """``start_soon`` under a limit, and ``create_task`` without one."""
     count = options.pick(20_000, 2_000)
 
-    async def limited(job: Callable[[int], Awaitable[None]], count: int) -> None:
+    async def limited(job: Job, count: int) -> None:
         async with aiopool.TaskGroup(limit=LIMIT) as group:
             handles = [group.start_soon(job, number) for number in range(count)]
         assert handles[-1].done()
 
-    async def unlimited(job: Callable[[int], Awaitable[None]], count: int) -> None:
+    async def unlimited(job: Job, count: int) -> None:
         async with aiopool.TaskGroup() as group:
             tasks = [group.create_task(job(number)) for number in range(count)]
         assert tasks[-1].done()
@@ -75,7 +76,7 @@ async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
     async def measure() -> Sample:
         group = aiopool.TaskGroup(limit=LIMIT)
 
-        def start(job: Callable[[int], Awaitable[None]], count: int) -> list[asyncio.Future[None]]:
+        def start(job: Job, count: int) -> list[asyncio.Future[None]]:
             return [group.start_soon(job, number) for number in range(count)]
 
         return {
@@ -94,7 +95,7 @@ async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
     """A task for every child, and a semaphore."""
     count = options.pick(20_000, 2_000)
 
-    async def limited(job: Callable[[int], Awaitable[None]], count: int) -> None:
+    async def limited(job: Job, count: int) -> None:
         gate = asyncio.Semaphore(LIMIT)
 
         async def one(number: int) -> None:
@@ -105,7 +106,7 @@ async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
             tasks = [group.create_task(one(number)) for number in range(count)]
         assert tasks[-1].done()
 
-    async def unlimited(job: Callable[[int], Awaitable[None]], count: int) -> None:
+    async def unlimited(job: Job, count: int) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job(number)) for number in range(count)]
         assert tasks[-1].done()
@@ -113,7 +114,7 @@ async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
     async def measure() -> Sample:
         group, gate = asyncio.TaskGroup(), asyncio.Semaphore(LIMIT)
 
-        def start(job: Callable[[int], Awaitable[None]], count: int) -> list[asyncio.Future[None]]:
+        def start(job: Job, count: int) -> list[asyncio.Future[None]]:
             async def one(number: int) -> None:
                 async with gate:
                     await job(number)
@@ -133,7 +134,7 @@ async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
 
 BENCHMARK = Benchmark(
     "task_group",
-    "What do the children of a group cost, 100 at a time?",
+    "children of a group, 100 at a time or all at once",
     [
         Contender("aiopool.TaskGroup", with_aiopool),
         Contender("asyncio + Semaphore", with_asyncio),

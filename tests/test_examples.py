@@ -1,5 +1,6 @@
 """Every example and every benchmark runs, in smoke size, in an interpreter of its own."""
 
+import importlib.util
 import json
 import re
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ def cases():
 
 
 def benchmark_names():
-    """Give the benchmarks that can be run by name, which is all that are scripts."""
+    """Give the benchmarks that can be run by name, which is all scripts but what writes the page."""
     paths = sorted(BENCHMARKS.glob("[!_]*.py"))
+    paths.remove(BENCHMARKS / "report.py")
     return [path.stem for path in paths if 'if __name__ == "__main__"' in path.read_text()]
 
 
@@ -102,6 +104,50 @@ def test_a_benchmark_runs(name, tmp_path):
     (report,) = json.loads(path.read_text())
     assert report["benchmark"] == name
     assert any(name.startswith("aiopool") and rounds for name, rounds in report["rounds"].items())
+
+
+def written_page(folder, *arguments):
+    """Run the module of the benchmarks with these arguments, give the page it writes."""
+    done = run_python("-m", *arguments, "--page", folder, patience=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "benchmarks.md"
+
+
+def test_the_page_of_a_run_has_tables_goals_and_pictures(tmp_path):
+    """Running benchmarks for a page writes tables, goals and, with matplotlib, pictures."""
+    page = written_page(tmp_path, "benchmarks", "--quick", "--only", "imports").read_text()
+    assert re.search(r"^\| aiopool \| [\d.]+ \(", page, re.MULTILINE), page
+    assert re.search(r"^\| aiopool / anyio: .* (met|\*\*missed\*\*) \|$", page, re.MULTILINE), page
+    drawn = sorted(path.name for path in (tmp_path / "benchmarks").glob("imports.*"))
+    can_draw = importlib.util.find_spec("matplotlib") is not None
+    assert drawn == (["imports.png", "imports.svg"] if can_draw else [])
+    assert ("(benchmarks/imports.svg)" in page) == can_draw
+
+
+def test_a_page_written_again_keeps_what_was_added_by_hand(tmp_path):
+    """The page of two runs has both, and the words that stood under the question before."""
+    report = {
+        "benchmark": "imports",
+        "question": "a question",
+        "about": "A question?\n\nAn answer.",
+        "machine": {"python": "CPython 3.11", "loop": "asyncio"},
+        "rounds": {"aiopool": [{"ms": 1}, {"ms": 3}], "a peer": [{"ms": 4}, {"ms": 4}]},
+        "missing": {"another": "no another"},
+        "goals": [{"claim": "aiopool: ms <= 1", "measured": 2.0, "met": False}],
+    }
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(json.dumps([report]))
+    second.write_text(json.dumps([report | {"machine": report["machine"] | {"loop": "uvloop"}}]))
+    page = written_page(tmp_path, "benchmarks.report", first)
+    before = page.read_text()
+    assert "**CPython 3.11, uvloop**" not in before
+    page.write_text(before.replace("<!-- words -->\n", "<!-- words -->\nIt is noisy.\n"))
+    text = written_page(tmp_path, "benchmarks.report", first, second).read_text()
+    assert "<!-- words -->\nIt is noisy.\n<!-- end -->" in text
+    assert "**CPython 3.11, asyncio**" in text
+    assert "**CPython 3.11, uvloop**" in text
+    assert "| aiopool: ms <= 1 | 2, **missed** | 2, **missed** |" in text
+    assert "Left out: another (no another)." in text
 
 
 def test_running_all_benchmarks_runs_every_one():
