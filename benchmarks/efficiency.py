@@ -23,7 +23,7 @@ DURATION = 0.001
 
 async def percent(options: Options, work: peers.Map) -> Sample:
     """Time so many calls against their ideal."""
-    count = options.pick(2_000, 400)
+    count = options.pick(2_000, 200)
     start = time.perf_counter()
     await work(spin, [DURATION] * count)
     taken = time.perf_counter() - start
@@ -32,7 +32,7 @@ async def percent(options: Options, work: peers.Map) -> Sample:
 
 async def nobody(options: Options, work: peers.Map) -> Sample:
     """Every worker is told once what to do."""
-    each = options.pick(2_000, 400) // options.workers
+    each = options.pick(2_000, 200) // options.workers
     start = time.perf_counter()
     await work(spin_all, [[DURATION] * each] * options.workers)
     taken = time.perf_counter() - start
@@ -58,6 +58,7 @@ BENCHMARK = Benchmark(
         Goal("aiopool.submit", "% of ideal", 95, at_least=True),
         Goal("aiopool.map", "% of ideal", 0.98, versus="no calls, one loop each", at_least=True),
     ],
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":

@@ -96,13 +96,11 @@ class Contender:
 
     @asynccontextmanager
     async def opened(self, options: Options) -> AsyncIterator[Measure]:
-        """Open it for all rounds, or, if it is restless, once now and then for each."""
+        """Open it for all rounds, or, if it is restless, for each."""
         if not self.restless:
             async with self.open(options) as measure:
                 yield measure
             return
-        async with self.open(options):
-            pass
 
         async def measure_anew() -> Sample:
             async with self.open(options) as measure:
@@ -180,7 +178,7 @@ class Benchmark:
     contenders: Sequence[Contender]
     goals: Sequence[Goal] = ()
     rounds: int = 7
-    quick_rounds: int = 3
+    quick_rounds: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +254,7 @@ async def compare(benchmark: Benchmark, options: Options) -> Report:
             try:
                 measure = await stack.enter_async_context(contender.opened(options))
             except ModuleNotFoundError as error:
-                missing[contender.name] = f"no {error.name or error}"
+                missing[contender.name] = reason(error)
             else:
                 measures[contender.name] = measure
         rounds = options.rounds or options.pick(benchmark.rounds, benchmark.quick_rounds)
@@ -284,8 +282,15 @@ async def interleave(
             except Exception as error:
                 if name.startswith("aiopool"):
                     raise
-                missing[name] = f"failed with {type(error).__name__}: {error}"
+                missing[name] = reason(error)
     return {name: found for name, found in samples.items() if name not in missing}
+
+
+def reason(error: Exception) -> str:
+    """Why a peer is left out."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"no {error.name or error}"
+    return f"failed with {type(error).__name__}: {error}"
 
 
 def render(report: Report) -> str:

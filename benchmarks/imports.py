@@ -44,7 +44,7 @@ BENCHMARK = Benchmark(
     ],
     [Goal("aiopool", "import ms", 1, versus="anyio")],
     rounds=15,
-    quick_rounds=3,
+    quick_rounds=2,
 )
 
 if __name__ == "__main__":

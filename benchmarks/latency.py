@@ -76,7 +76,7 @@ BENCHMARK = Benchmark(
         Goal("aiopool", "p50 µs", 1.3, versus="bare pipe", loop="uvloop"),
     ],
     rounds=11,
-    quick_rounds=5,
+    quick_rounds=2,
 )
 
 if __name__ == "__main__":

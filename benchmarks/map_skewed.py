@@ -59,6 +59,7 @@ BENCHMARK = Benchmark(
         Goal("aiopool", "% of ideal", 97, at_least=True),
         Goal("aiopool", "% of ideal", 1.4, versus="multiprocessing.Pool.map", at_least=True),
     ],
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":

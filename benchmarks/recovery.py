@@ -180,6 +180,7 @@ BENCHMARK = Benchmark(
         Goal("aiopool", "answer ms", 40),
         Goal("aiopool", f"lost of {CALLS}", 1),
     ],
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":

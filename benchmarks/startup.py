@@ -102,7 +102,7 @@ BENCHMARK = Benchmark(
         Goal("aiopool.Pool", "next pool ms", 1, versus="ProcessPoolExecutor"),
     ],
     rounds=15,
-    quick_rounds=3,
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":

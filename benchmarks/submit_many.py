@@ -45,6 +45,7 @@ BENCHMARK = Benchmark(
     ],
     [Goal("run_in_executor", "µs/call", 20, versus="aiopool", at_least=True)],
     rounds=5,
+    quick_rounds=1,
 )
 
 if __name__ == "__main__":
