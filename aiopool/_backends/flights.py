@@ -7,6 +7,7 @@ batch on its way) needs only the number of its first call and how many calls hav
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, final
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ class Call(NamedTuple):
 class Flights:
     """The flights of one lane, oldest first. Numbers start at 1: 0 means no call."""
 
-    __slots__ = ("_queue", "next")
+    __slots__ = ("_queue", "next", "shortest")
 
     def __init__(self) -> None:
         self._queue: deque[Flight] = deque()
         self.next = 1
+        self.shortest = inf  # timeout of any call added since there were none
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -67,7 +69,13 @@ class Flights:
 
     def add(self, batch: Batch) -> Flight:
         """Number the calls of a batch that is sent now."""
-        flight = Flight(batch, self.next, batch.workload.cost.seconds or 0.0)
+        workload = batch.workload
+        timeout = workload.settings.timeout
+        if not self._queue:
+            self.shortest = inf
+        if timeout is not None and timeout < self.shortest:
+            self.shortest = timeout
+        flight = Flight(batch, self.next, workload.cost.seconds or 0.0)
         self.next += len(batch.items)
         self._queue.append(flight)
         return flight

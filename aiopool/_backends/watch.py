@@ -81,11 +81,7 @@ class Watch:
 
     def arm(self) -> None:
         """See to it that a look is taken in time for what is with the worker now."""
-        shortest = inf
-        for flight in self._flights:
-            timeout = flight.batch.workload.settings.timeout
-            if timeout is not None and timeout < shortest:
-                shortest = timeout
+        shortest = self._flights.shortest if self._flights else inf
         several = self._slot.load > 1
         if several or shortest < inf:
             now = monotonic()

@@ -144,9 +144,12 @@ def single(
 
     What goes to a worker process is pickled now, so the call gets its arguments as they are now.
     """
-    found = plan(parts, fn, options)
-    check_single(found)
-    context, function = found.context(parts), found.function
+    known = None if options else parts.plans.get(id(fn))
+    found = plan(parts, fn, options) if known is None else known
+    if found.settings.limit is not None:
+        check_single(found)
+    function = found.function
+    context = found.context(parts) if found.local or parts.variables else None
     workload = found.workload(
         parts, None, star=True, exact=True, since=monotonic(), context=context
     )
