@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from aiopool._core.options import check_priority
 from aiopool._core.outcome import Outcome
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from aiopool._run.engine import Engine
 
 T = TypeVar("T")
+
+
+@final
+class Past:
+    """What a handle keeps of its workload when the call has ended: a quarter of it."""
+
+    __slots__ = ("name", "priority", "settings", "since")
+
+    door = None
+    is_running = False
+    resting = None
+
+    def __init__(self, workload: Workload) -> None:
+        self.name = workload.name
+        self.priority = workload.priority
+        self.settings = workload.settings
+        self.since = workload.since
 
 
 class TaskHandle(Ticket[T], Generic[T]):
@@ -71,7 +88,8 @@ class TaskHandle(Ticket[T], Generic[T]):
     @priority.setter
     def priority(self, value: int) -> None:
         self._workload.priority = check_priority(value)
-        self._engine.moved(self._workload)
+        if not self.done():
+            self._engine.moved(self._workload)
 
     @property
     def state(self) -> str:
@@ -135,13 +153,13 @@ class TaskHandle(Ticket[T], Generic[T]):
         """The call returned."""
         self._note(batch, seconds, pid)
         self.conclude(values[0])
-        self._engine.concluded(self._workload)
+        self._let_go()
 
     def error(self, batch: Batch, error: Exception, seconds: float, pid: int | None) -> None:
         """The call failed for good."""
         self._note(batch, seconds, pid)
         self.fail(error)
-        self._engine.concluded(self._workload)
+        self._let_go()
 
     def attempted(self, batch: Batch, seconds: float, pid: int | None) -> None:
         """An attempt failed and another is to follow."""
@@ -152,10 +170,17 @@ class TaskHandle(Ticket[T], Generic[T]):
         self._attempts = batch.attempt
         self._ended = self._workload.turn if self._workload.running else monotonic()
         self.conclude_stopped()
-        self._engine.concluded(self._workload)
+        self._let_go()
 
     def ended(self) -> None:
         """Its workload takes no more calls; it had only this one."""
+
+    def _let_go(self) -> None:
+        """There is nothing more to come: a pool keeps handles for long, and not their workloads."""
+        workload = self._workload
+        self._engine.concluded(workload)
+        if workload.door is None:
+            self._workload = Past(workload)  # type: ignore[assignment]
 
     def _ask(self) -> None:
         self._engine.stop(self._workload)
