@@ -58,20 +58,37 @@ async def held(group: asyncio.TaskGroup, start: Start, count: int) -> int:
     return size
 
 
+async def sample(
+    options: Options,
+    kind: type[asyncio.TaskGroup],
+    limited: Work,
+    gated: asyncio.TaskGroup,
+    start: Start,
+) -> Sample:
+    """One round of a contender: ``kind`` without a limit; ``limited``; waiting in ``gated``."""
+    count = options.pick(20_000, 2_000)
+
+    async def unlimited(job: Job, count: int) -> None:
+        async with kind() as group:
+            tasks = [group.create_task(job(number)) for number in range(count)]
+        assert tasks[-1].done()
+
+    return {
+        "µs waiting once": await per_child(limited, hop, count),
+        "µs not waiting": await per_child(limited, instant, count),
+        "µs unlimited": await per_child(unlimited, hop, count),
+        "B/waiting": await held(gated, start, count) / count,
+    }
+
+
 @asynccontextmanager
 async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
     """``start_soon`` under a limit, and ``create_task`` without one."""
-    count = options.pick(20_000, 2_000)
 
     async def limited(job: Job, count: int) -> None:
         async with aiopool.TaskGroup(limit=LIMIT) as group:
             handles = [group.start_soon(job, number) for number in range(count)]
         assert handles[-1].done()
-
-    async def unlimited(job: Job, count: int) -> None:
-        async with aiopool.TaskGroup() as group:
-            tasks = [group.create_task(job(number)) for number in range(count)]
-        assert tasks[-1].done()
 
     async def measure() -> Sample:
         group = aiopool.TaskGroup(limit=LIMIT)
@@ -79,12 +96,7 @@ async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
         def start(job: Job, count: int) -> list[asyncio.Future[None]]:
             return [group.start_soon(job, number) for number in range(count)]
 
-        return {
-            "µs waiting once": await per_child(limited, hop, count),
-            "µs not waiting": await per_child(limited, instant, count),
-            "µs unlimited": await per_child(unlimited, hop, count),
-            "B/waiting": await held(group, start, count) / count,
-        }
+        return await sample(options, aiopool.TaskGroup, limited, group, start)
 
     await measure()
     yield measure
@@ -93,26 +105,9 @@ async def with_aiopool(options: Options) -> AsyncIterator[Measure]:
 @asynccontextmanager
 async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
     """A task for every child, and a semaphore."""
-    count = options.pick(20_000, 2_000)
 
-    async def limited(job: Job, count: int) -> None:
+    def starting(group: asyncio.TaskGroup) -> Start:
         gate = asyncio.Semaphore(LIMIT)
-
-        async def one(number: int) -> None:
-            async with gate:
-                await job(number)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(number)) for number in range(count)]
-        assert tasks[-1].done()
-
-    async def unlimited(job: Job, count: int) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job(number)) for number in range(count)]
-        assert tasks[-1].done()
-
-    async def measure() -> Sample:
-        group, gate = asyncio.TaskGroup(), asyncio.Semaphore(LIMIT)
 
         def start(job: Job, count: int) -> list[asyncio.Future[None]]:
             async def one(number: int) -> None:
@@ -121,12 +116,16 @@ async def with_asyncio(options: Options) -> AsyncIterator[Measure]:
 
             return [group.create_task(one(number)) for number in range(count)]
 
-        return {
-            "µs waiting once": await per_child(limited, hop, count),
-            "µs not waiting": await per_child(limited, instant, count),
-            "µs unlimited": await per_child(unlimited, hop, count),
-            "B/waiting": await held(group, start, count) / count,
-        }
+        return start
+
+    async def limited(job: Job, count: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = starting(group)(job, count)
+        assert tasks[-1].done()
+
+    async def measure() -> Sample:
+        group = asyncio.TaskGroup()
+        return await sample(options, asyncio.TaskGroup, limited, group, starting(group))
 
     await measure()
     yield measure
