@@ -74,11 +74,11 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self._launching = self._keeper.submit(Launched, context, plan)
         try:
-            self._launched = launched = await asyncio.shield(asyncio.wrap_future(self._launching))
+            launched = await asyncio.shield(asyncio.wrap_future(self._launching))
         except Exception as error:  # who keeps it shall not keep the pipes of a half-made process
             clear_frames(error.__traceback__)
             raise
-        self.pid = launched.pid
+        self._adopt(launched)
         self._connection = await Connection.open(self._owner, launched.sock)
         self._watch(loop)
         serving = loop.run_in_executor(launched.executor, serve)
@@ -122,11 +122,10 @@ class WorkerProcess:
         if self._launching is None:
             return
         with suppress(Exception):  # it could not start, or not in that time
-            self._launched = self._launching.result(_LAST_WAIT)
-            self.pid = self._launched.pid
-            self._launched.hang_up()
+            launched = self._adopt(self._launching.result(_LAST_WAIT))
+            launched.hang_up()
             self.kill()
-            self._launched.wait()
+            launched.wait()
 
     def leave(self) -> None:
         """Close the socket: an idle worker ends by itself."""
@@ -144,6 +143,11 @@ class WorkerProcess:
             launching = asyncio.wrap_future(self._launching)
             launching.add_done_callback(partial(self._wait, patience, reaped))
 
+    def _adopt(self, launched: Launched) -> Launched:
+        self._launched = launched
+        self.pid = launched.pid
+        return launched
+
     def _wait(
         self,
         patience: float,
@@ -153,12 +157,11 @@ class WorkerProcess:
         if launching.cancelled() or launching.exception() is not None:
             reaped(None)
             return
-        self._launched = launching.result()
-        self.pid = self._launched.pid
+        launched = self._adopt(launching.result())
         self.leave()
         loop = asyncio.get_running_loop()
         killing = loop.call_later(patience, self.kill)
-        waiting = loop.run_in_executor(self._keeper, self._launched.wait)
+        waiting = loop.run_in_executor(self._keeper, launched.wait)
         waiting.add_done_callback(partial(self._ended, killing, reaped))
 
     def _ended(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
+from time import monotonic
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -141,7 +142,7 @@ class Seat(ABC):
         """Lend the place, and take it back as somebody who has come now."""
         self._lent += 1
         self._give()
-        await self._resume_own(since=self._now())
+        await self._resume_own(since=monotonic())
 
     def seat_again(self) -> None:
         """Its turn has come, and the place is counted as taken back."""
@@ -179,10 +180,6 @@ class Seat(ABC):
     @abstractmethod
     def _has_room(self) -> bool:
         """Whether a place is free."""
-
-    @abstractmethod
-    def _now(self) -> float:
-        """The time, as the line counts it."""
 
     @abstractmethod
     def _line_up(self, since: float | None) -> Any:  # noqa: ANN401 - a venue's own kind of turn

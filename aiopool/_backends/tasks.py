@@ -74,9 +74,6 @@ class TaskSeat(Seat):
         head = None if self._lent else self.backend.venue.queue.peek()
         return head is not None and head.priority < self.batch.workload.priority
 
-    def _now(self) -> float:
-        return monotonic()
-
     def _line_up(self, since: float | None) -> Workload:
         origin = self.batch.workload
         turn = Workload(

@@ -57,10 +57,7 @@ class Venue:
 
     def wake(self, workload: Workload) -> None:
         """Queue a workload that has, or may have, something to start."""
-        if workload.entry is not None or workload.stopped:
-            return
-        limit = workload.settings.limit
-        if limit is None or workload.running < limit:
+        if workload.entry is None and not workload.stopped and self._has_room(workload):
             self.queue.push(workload)
 
     def give_back(self, batch: Batch) -> None:

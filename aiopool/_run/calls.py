@@ -144,12 +144,10 @@ def single(
 
     What goes to a worker process is pickled now, so the call gets its arguments as they are now.
     """
-    known = None if options else parts.plans.get(id(fn))
-    found = plan(parts, fn, options) if known is None else known
-    if found.settings.limit is not None:
+    found = plan(parts, fn, options)
+    if options:  # there is no other way to a limit
         check_single(found)
-    function = found.function
-    context = found.context(parts) if found.local or parts.variables else None
+    context, function = found.context(parts), found.function
     workload = found.workload(
         parts, None, star=True, exact=True, since=monotonic(), context=context
     )

@@ -73,7 +73,7 @@ class TaskHandle(Ticket[T], Generic[T]):
     @property
     def name(self) -> str:
         """The ``name`` option, else the name of the function."""
-        return self._workload.settings.name or self._workload.name
+        return self._workload.name
 
     @property
     def settings(self) -> Settings:

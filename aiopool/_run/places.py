@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, final
 
 from aiopool._backends.seats import Seat
@@ -62,9 +61,6 @@ class GroupSeat(Seat):
         """Whether it is not lent and somebody more important than the child is next."""
         places = self._places
         return places.waiting > 0 and not self._lent and places.outranks(self._child.priority)
-
-    def _now(self) -> float:
-        return monotonic()
 
     def _line_up(self, since: float | None) -> Turn:
         turn = Turn(self, self._child.since if since is None else since, self._child.priority)

@@ -35,6 +35,7 @@ class Machinery:
 
     def __init__(self, settings: PoolSettings, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
+        self._cpus = available_cpus()
         self.engine = engine = Engine(loop, settings.news)
         self.functions = Functions()
         self.variables = settings.variables  # that travel to worker processes
@@ -74,18 +75,13 @@ class Machinery:
         return self._settings.defaults
 
     @property
-    def aging(self) -> float:
-        """Seconds of waiting that make up for one step of priority."""
-        return self._settings.aging
-
-    @property
     def inside(self) -> bool:
         """Whether this is running in a call of this pool's own."""
         seat = current_seat()
         return seat is not None and seat.belongs_to(self.engine)
 
     def _install_threads(self, aging: float) -> ThreadPoolExecutor:
-        count = max(16, _THREADS_EACH * available_cpus())
+        count = max(16, _THREADS_EACH * self._cpus)
         threads = ThreadPoolExecutor(count, thread_name_prefix="aiopool thread")
         venue = CountedVenue(count, aging)
         self.engine.install(
@@ -112,7 +108,7 @@ class Machinery:
             initializer=settings.initializer,
             max_tasks=settings.max_tasks,
             max_memory=settings.max_memory,
-            vigilant=available_cpus() > 1,
+            vigilant=self._cpus > 1,
             forward_output=settings.forward_output,
             start_timeout=settings.start_timeout,
         )

@@ -21,11 +21,12 @@ import struct
 import sys
 import tempfile
 from contextlib import suppress
-from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from aiopool._wire.named import Named
 
 Address: TypeAlias = "tuple[int | str, int, int]"
 """Process and descriptor and key, or name and zero and key."""
@@ -45,7 +46,7 @@ class Segment:
         lengths = [piece.nbytes for piece in pieces]
         starts, size = _layout(lengths)
         key = int.from_bytes(os.urandom(7), "little")
-        self._memory: _File | _Named | None = _File() if _PROC else _Named(size)
+        self._memory: _File | Named | None = _File() if _PROC else _make_named(size)
         self.address: Address = (*self._memory.place, key)
         try:
             for start, piece in zip(starts, pieces, strict=True):
@@ -80,7 +81,7 @@ class Attached:
     def __init__(self, address: Address) -> None:
         """Map it; raises OSError if it is there no more, or for another user."""
         place, fd, key = address
-        whole = _open_named(place) if isinstance(place, str) else _open_file(place, fd)
+        whole = _open_file(place, fd) if isinstance(place, int) else _open_named(place)
         size = _HEADER.size
         found, gone, count = _HEADER.unpack_from(whole) if len(whole) >= size else (None, 0, 0)
         if found != key or gone:
@@ -125,40 +126,6 @@ class _File:
     remove = close
 
 
-@final
-class _Named:
-    """Named shared memory."""
-
-    def __init__(self, size: int) -> None:
-        self._shared = _Quiet(create=True, size=size)
-        self.place = self._shared.name, 0
-
-    def write(self, start: int, data: memoryview) -> None:
-        """Fill a part of it."""
-        _view(self._shared)[start : start + len(data)] = data
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._shared.close()
-
-    def remove(self) -> None:
-        """Remove its name as well; it is gone when nobody else has it."""
-        self._shared.close()
-        self._shared.unlink()
-
-
-class _Quiet(SharedMemory):
-    """Does not complain when it is closed while somebody looks at it: the map stays for them."""
-
-    def close(self) -> None:
-        try:
-            super().close()
-        except BufferError:
-            fd, self._fd = getattr(self, "_fd", -1), -1
-            if fd >= 0:
-                os.close(fd)
-
-
 def _open_file(pid: int, number: int) -> memoryview:
     fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -169,14 +136,16 @@ def _open_file(pid: int, number: int) -> memoryview:
         os.close(fd)
 
 
+def _make_named(size: int) -> Named:
+    from aiopool._wire.named import Named  # what it loads costs workers milliseconds
+
+    return Named(size)
+
+
 def _open_named(name: str) -> memoryview:
-    memory = _Quiet(name)
-    return _view(memory).toreadonly()
+    from aiopool._wire.named import open_named
 
-
-def _view(memory: SharedMemory) -> memoryview:
-    assert memory.buf is not None  # it is open
-    return memory.buf
+    return open_named(name)
 
 
 def _layout(lengths: Sequence[int]) -> tuple[list[int], int]:

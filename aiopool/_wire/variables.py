@@ -11,11 +11,11 @@ Only variables a pool was given are known here. Picklers ask ``copyreg`` for how
 from __future__ import annotations
 
 import copyreg
+import os
 import sys
 from contextvars import Context, ContextVar, copy_context
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from uuid import uuid4
 
 from aiopool._wire.pickling import loads
 
@@ -100,4 +100,4 @@ def _locate(variable: Variable) -> Key:
         for name, value in list(vars(module).items()):
             if value is variable:
                 return where, name
-    return "", f"{variable.name} {uuid4()}"
+    return "", f"{variable.name} {os.urandom(16).hex()}"
