@@ -48,6 +48,9 @@ class Client(Protocol):
     def changed(self) -> None:
         """Places may have become free: ask what to start."""
 
+    def soon(self) -> None:
+        """As ``changed``, once the event loop has had its turn."""
+
 
 @final
 class Function:

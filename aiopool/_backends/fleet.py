@@ -106,7 +106,7 @@ class Fleet:
             else:
                 outgoing[slot] = parcels
             if batch.payloads is None and monotonic() > now + TURN:  # pickling took that long
-                asyncio.get_running_loop().call_soon(self._client.changed)
+                self._client.soon()
                 break
         for slot, parcels in outgoing.items():
             self._lanes[slot].send(parcels)
@@ -236,8 +236,7 @@ class Fleet:
     def _wait(self, delay: float) -> None:
         """Start no worker for so many seconds."""
         if self._pause is None:
-            loop = asyncio.get_running_loop()
-            self._pause = loop.call_later(delay, self._resume)
+            self._pause = self._loop.call_later(delay, self._resume)
 
     def _resume(self) -> None:
         self._pause = None

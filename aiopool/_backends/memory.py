@@ -8,9 +8,9 @@ Linux only: elsewhere a process cannot be asked what another one holds, and noth
 from __future__ import annotations
 
 import asyncio
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, final
+
+from aiopool._wire.memory import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,8 +22,6 @@ MULTIPLE: Final = 2
 
 _INTERVAL: Final = 0.05
 """Seconds between two looks while calls run."""
-
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 class Lane(Protocol):
@@ -63,10 +61,10 @@ class MemoryWatch:
         self._timer = None
         busy = [lane for lane in self._lanes() if lane.slot.load]
         for lane in busy:
-            held = _resident(lane.pid)
-            if held > self._most:
+            size = _resident(lane.pid)
+            if size > self._most:
                 lane.condemn(
-                    f"it held {held >> 20} MiB, more than {MULTIPLE} times max_worker_memory "
+                    f"it held {size >> 20} MiB, more than {MULTIPLE} times max_worker_memory "
                     f"({self._bound >> 20} MiB)"
                 )
         if busy:
@@ -76,7 +74,6 @@ class MemoryWatch:
 def _resident(pid: int | None) -> int:
     """Bytes of memory a process holds, without what it shares; 0 if that cannot be known."""
     try:
-        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_bytes().split()
+        return 0 if pid is None else held(pid)
     except (OSError, ValueError):  # it is gone, or about to be
         return 0
-    return (int(resident) - int(shared)) * _PAGE

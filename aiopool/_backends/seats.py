@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from time import monotonic
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+    from contextvars import Context
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def current_seat() -> Seat | None:
     return seat if seat is not None and seat.taken else None
 
 
-def waiting_on(
+def _waiting_on(
     future: asyncio.Future[Any], waiting: Generator[Any, None, Any]
 ) -> Generator[Any, None, Any]:
     """Wait for what a pool or a group does, with the place lent; for use in ``__await__``."""
@@ -48,10 +49,23 @@ def lent(seat: Seat, future: asyncio.Future[T]) -> Generator[Any, None, T]:
     return result
 
 
-def lend_for(future: asyncio.Future[Any], callback: object) -> None:
-    """Lend the place if a callback, just added, tells that the call waits for that future."""
-    if not future.done() and _is_waiting(callback) and (seat := current_seat()) is not None:
-        seat.lend_until(future)
+class Lending(asyncio.Future[T]):
+    """A future that whoever has a seat lends it for, however it waits for this."""
+
+    __slots__ = ()
+
+    def add_done_callback(
+        self, fn: Callable[[Self], object], /, *, context: Context | None = None
+    ) -> None:
+        """As ``asyncio.Future``; what asyncio itself adds tells of a call that waits."""
+        super().add_done_callback(fn, context=context)
+        if not self.done() and _is_waiting(fn) and (seat := current_seat()) is not None:
+            seat.lend_until(self)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return _waiting_on(self, super().__await__())
+
+    __iter__ = __await__
 
 
 async def checkpoint() -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-from aiopool._backends.seats import current_seat, innermost, lend_for, waiting_on
+from aiopool._backends.seats import Lending, current_seat, innermost
 from aiopool._run.places import GroupSeat
 
 if TYPE_CHECKING:
@@ -27,20 +27,8 @@ T = TypeVar("T")
 
 
 @final
-class GroupTask(asyncio.Task[T]):
+class GroupTask(Lending[T], asyncio.Task[T]):
     """A task held back by its group: a sibling that waits for it lends it its place."""
-
-    def add_done_callback(
-        self, fn: Callable[[Self], object], /, *, context: Context | None = None
-    ) -> None:
-        """As ``asyncio.Task``; what asyncio itself adds tells of a sibling that waits."""
-        super().add_done_callback(fn, context=context)
-        lend_for(self, fn)
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return waiting_on(self, super().__await__())
-
-    __iter__ = __await__
 
 
 def start_guest(

@@ -9,19 +9,18 @@ A call of the pool that waits on one lends its place to others for that time.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from aiopool._backends.seats import lend_for, waiting_on
+from aiopool._backends.seats import Lending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from contextvars import Context
+    import asyncio
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
 
-class Ticket(asyncio.Future[T], Generic[T]):
+class Ticket(Lending[T], Generic[T]):
     """The result of work that a pool does."""
 
     __slots__ = ("_message", "_requested", "_stop")
@@ -74,15 +73,3 @@ class Ticket(asyncio.Future[T], Generic[T]):
         """The work has stopped as asked."""
         self._stop = None
         super().cancel(self._message)
-
-    def add_done_callback(
-        self, fn: Callable[[Ticket[T]], object], /, *, context: Context | None = None
-    ) -> None:
-        """As ``asyncio.Future``; what asyncio itself adds tells of a call that waits."""
-        super().add_done_callback(fn, context=context)
-        lend_for(self, fn)
-
-    def __await__(self) -> Generator[Any, None, T]:
-        return waiting_on(self, super().__await__())
-
-    __iter__ = __await__

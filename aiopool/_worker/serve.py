@@ -12,7 +12,6 @@ What a call has written is sent before its result, and a result that follows suc
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from threading import RLock
 from time import monotonic_ns
@@ -23,7 +22,7 @@ from aiopool._wire.diagnosis import explain
 from aiopool._wire.failure import encode_failure
 from aiopool._wire.framing import Decoder, encode
 from aiopool._wire.journal import Journal
-from aiopool._wire.memory import unused
+from aiopool._wire.memory import held, unused
 from aiopool._wire.messages import (
     CONTEXT,
     ERROR,
@@ -60,7 +59,6 @@ _LINGER: Final = 100_000
 """Nanoseconds for which a worker stays awake when calls come in quick succession."""
 
 _JOIN: Final = 128 * 1024
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 class Interrupted(BaseException):
@@ -347,9 +345,7 @@ def _resident() -> int:
     Without what is shared, or kept to receive arguments into: that is no call's doing.
     """
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is no light import
-            _, resident, shared, *_ = file.read().split()
-            return (int(resident) - int(shared)) * _PAGE - unused()
+        return held("self") - unused()
     except OSError:
         import resource  # not on every platform, and only wanted here
 
