@@ -243,8 +243,10 @@ class Worker:
 
     def _failure(self, error: BaseException) -> tuple[int, Any]:
         """How a call that raised ended."""
-        if isinstance(error, Interrupted):
-            self._spoilt = _broke_an_import(error)
+        spoilt = _broke_an_import(error)
+        # Before 3.12 what strikes in a class's ``__set_name__`` comes as a RuntimeError's cause.
+        if isinstance(error, Interrupted) or (spoilt and isinstance(error.__cause__, Interrupted)):
+            self._spoilt = spoilt
             return INTERRUPTED, None
         return ERROR, encode_failure(error, dumps, loads)
 
