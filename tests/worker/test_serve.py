@@ -1009,9 +1009,18 @@ import sys, time
 if hasattr(sys, "fragile"):
     raise ImportError("cannot load module more than once per process")
 sys.fragile = True
-open({path!r}, "w").close()
-while True:
-    time.sleep(0.01)
+def last():
+    open({path!r}, "w").close()
+    while True:
+        time.sleep(0.01)
+"""
+PLAINLY = "last()"
+IN_A_CLASS = """
+class Field:
+    def __set_name__(self, owner, name):
+        last()
+class Record:
+    field = Field()
 """
 
 
@@ -1021,10 +1030,11 @@ while True:
     [b"cfragile\nfunction\n.", dumps(lambda _: __import__("fragile"))],
     ids=["by unpickling", "by the call"],
 )
-def test_an_interrupted_import_ends_the_worker(process, tmp_path, code):
+@pytest.mark.parametrize("end", [PLAINLY, IN_A_CLASS], ids=["plainly", "in a class"])
+def test_an_interrupted_import_ends_the_worker(process, tmp_path, code, end):
     """A worker in which an import was interrupted serves no more calls, as many would fail."""
     imported = tmp_path / "imported"
-    (tmp_path / "fragile.py").write_text(FRAGILE.format(path=str(imported)))
+    (tmp_path / "fragile.py").write_text(FRAGILE.format(path=str(imported)) + end)
     process.run(exec, [f"import sys; sys.path.append({str(tmp_path)!r})"])
     first, number, _, mode, load = process.group(None, [1, 2], SCALARS, function=1)
     process.send((first, number, code, mode, load))
