@@ -15,7 +15,7 @@ from tests import helpers, jobs
 from tests.blocking import PACKAGE, BlockingCall, BlockingGuard
 from tests.leaks import MARKER, Snapshot, _shared_memory
 
-SLEEPER = (sys.executable, "-c", "import sys; sys.stdin.read()")
+SLEEPER = (sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()")
 
 
 def seen(snapshot, kind):
@@ -51,7 +51,9 @@ def guard():
 def test_a_child_process_is_a_leak():
     """A program that still runs is named with its pid and its command."""
     before = Snapshot.take()
-    with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        # A process that has not yet become its program has no command to name.
+        process.stdout.readline()
         found = seen(before, "process")
         assert len(found) == 1
         assert f"process {process.pid}," in found[0] and "sys.stdin" in found[0]
