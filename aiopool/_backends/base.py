@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aiopool._core.estimate import Estimate
-    from aiopool._core.workload import Batch
+    from aiopool._core.workload import Batch, Workload
 
 
 class Client(Protocol):
@@ -38,6 +38,9 @@ class Client(Protocol):
 
     def refused(self, error: Exception) -> None:
         """No worker can be started: fail the calls that wait for one."""
+
+    def packed(self, workload: Workload) -> None:
+        """The job that pickles a single call's argument is done."""
 
     def worker_started(self, pid: int | None) -> None:
         """A worker process is ready."""

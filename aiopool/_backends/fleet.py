@@ -20,6 +20,7 @@ from aiopool._backends.lane import Lane, State
 from aiopool._backends.launch import preload
 from aiopool._backends.memory import MemoryWatch
 from aiopool._backends.output import logger_levels
+from aiopool._backends.packing import Packing
 from aiopool._backends.parcels import TURN, encode, ready_parcel
 from aiopool._backends.threads import join
 from aiopool._backends.vigil import SHORT, Vigil
@@ -76,6 +77,7 @@ class Fleet:
         self._max_memory = max_memory
         self._forward_output = forward_output
         self._start_timeout = start_timeout
+        self.packing = Packing(client, venue)
         self._keeper = _keeper(size + 2)
         self._vigil = Vigil() if vigilant else None
         self._lanes: dict[Slot, Lane] = {}
@@ -119,6 +121,7 @@ class Fleet:
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Stop the calls of a workload that workers have."""
+        self.packing.stop(workload)
         for lane in list(self._lanes.values()):
             lane.stop(workload, error)
 
@@ -140,6 +143,7 @@ class Fleet:
         while self._lanes:
             self._emptied.clear()
             await self._emptied.wait()
+        await self.packing.close(self._grace)
         await join(self._keeper)
 
     def lane_ready(self, lane: Lane) -> None:
@@ -188,7 +192,7 @@ class Fleet:
         """Encode a batch for its worker; what cannot go fails, what is too much waits."""
         if batch.payloads is not None:
             return [ready_parcel(batch)]
-        parcels, refused, rest = encode(batch)
+        parcels, refused, rest, unhurried = encode(batch)
         if len(parcels) == 1 and not refused and rest is None:
             return parcels
         batch.workload.running += max(len(parcels), 1) - 1
@@ -196,7 +200,9 @@ class Fleet:
         self._venue.unload(slot, unsent, batch.workload.cost.seconds or 0.0)
         for call in refused:
             self._client.failed(call.batch, call.error, 0.0, None)
-        if rest:
+        if rest and unhurried:
+            self.packing.batch(rest)
+        elif rest:
             self._client.returned(rest)
         if not parcels:
             self._client.settled(batch)

@@ -12,11 +12,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiopool._wire.diagnosis import explain
+from aiopool._wire.hooks import pack_at_once, pack_in_time
 from aiopool._wire.messages import CONTEXT, EXACT, SCALARS, STAR
-from aiopool._wire.pickling import all_scalars, can_pickle, dumps, pack
+from aiopool._wire.pickling import Unhurried, are_light, can_pickle, dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from contextvars import ContextVar
 
     from aiopool._backends.base import Function
@@ -51,16 +52,32 @@ class Refused(NamedTuple):
     error: NotTransferable
 
 
-def encode(batch: Batch) -> tuple[list[Parcel], list[Refused], Batch | None]:
-    """The parcels of a batch, the calls that cannot go, and what is left for another turn."""
-    function: Function = batch.workload.function
-    star, mode = batch.workload.star, _mode(batch.workload)
-    flat = chain.from_iterable(batch.items) if star else batch.items
-    if all_scalars(flat):
+class Encoded(NamedTuple):
+    """What became of a batch: parcels, calls that cannot go, and what is left of it.
+
+    The rest waits for another turn of the loop; if ``unhurried``, it is to be ``encode_in_time``.
+    """
+
+    parcels: list[Parcel]
+    refused: list[Refused]
+    rest: Batch | None
+    unhurried: bool
+
+
+def encode(batch: Batch) -> Encoded:
+    """Pickle a batch, as far as that takes no longer than the event loop can wait."""
+    workload = batch.workload
+    flat = [*chain.from_iterable(batch.items)] if workload.star else batch.items
+    if are_light(flat, _HEAVY):
         load = dumps(list(batch.items))
-        if len(load) <= _HEAVY or len(batch) == 1:
-            return [Parcel(batch, function.code, mode | SCALARS, load)], [], None
-    return _encode_each(batch, function, mode)
+        parcel = Parcel(batch, workload.function.code, _mode(workload) | SCALARS, load)
+        return Encoded([parcel], [], None, unhurried=False)
+    return _encode_each(batch, pack_at_once)
+
+
+def encode_in_time(batch: Batch) -> Encoded:
+    """Pickle a batch in a thread, at least one call of it."""
+    return _encode_each(batch, pack_in_time)
 
 
 def ready_parcel(batch: Batch) -> Parcel:
@@ -69,15 +86,24 @@ def ready_parcel(batch: Batch) -> Parcel:
     return Parcel(batch, workload.function.code, _mode(workload), batch.payloads)
 
 
-def pack_argument(item: object, function: Function) -> Packed:
-    """Pickle one call's argument; raises ``NotTransferable`` naming the part that cannot be."""
+def pack_argument(
+    item: object, function: Function, way: Callable[[object], Packed] = pack_at_once
+) -> Packed:
+    """Pickle one call's argument; raises ``NotTransferable`` naming the part that cannot be.
+
+    Raises ``Unhurried`` for one that may take long, which is to go the way of ``pack_in_time``.
+    """
+    # No signal is handled in a thread: there an interrupt is the argument's own.
+    through = (KeyboardInterrupt,) if way is pack_at_once else ()
     try:
-        return pack(item)
-    except KeyboardInterrupt:
+        return way(item)
+    except (Unhurried, *through):
         raise
     except BaseException as error:
         what = f"an argument of {function.name}()"
-        raise explain(item, error, what=what, can_pickle=can_pickle, prefix="args") from error
+        raise explain(
+            item, error, what=what, can_pickle=can_pickle, prefix="args", through=through
+        ) from error
 
 
 def pack_function(call: object, name: str) -> bytes:
@@ -113,34 +139,38 @@ def _mode(workload: Workload) -> int:
     return mode if workload.context is None else mode | CONTEXT
 
 
-def _encode_each(
-    batch: Batch, function: Function, mode: int
-) -> tuple[list[Parcel], list[Refused], Batch | None]:
+def _encode_each(batch: Batch, way: Callable[[object], Packed]) -> Encoded:
+    function: Function = batch.workload.function
     parcels: list[Parcel] = []
     refused: list[Refused] = []
     load: list[Packed] = []
     start = weight = 0
     size = len(batch)
+    unhurried = False
     until = monotonic() + TURN
-    code = function.code
+    mode = _mode(batch.workload)
     for place, item in enumerate(batch.items):
         try:
-            load.append(pack_argument(item, function))
+            load.append(pack_argument(item, function, way))
             weight += _weigh(load[-1])
+        except Unhurried:
+            size, unhurried = place, True
+            break
         except Exception as error:  # noqa: BLE001 - NotTransferable, and nothing of the caller's
             refused.append(Refused(batch.part(place, place + 1), error))  # type: ignore[arg-type]
             if load:
-                parcels.append(Parcel(batch.part(start, place), code, mode, load))
+                parcels.append(Parcel(batch.part(start, place), function.code, mode, load))
             load, start = [], place + 1
         if (weight > _HEAVY or monotonic() > until) and place + 1 < size:
             size = place + 1
             break
     if load:
-        parcels.append(Parcel(batch.part(start, size), code, mode, load))
-    return parcels, refused, batch.part(size, len(batch)) if size < len(batch) else None
+        parcels.append(Parcel(batch.part(start, size), function.code, mode, load))
+    rest = batch.part(size, len(batch)) if size < len(batch) else None
+    return Encoded(parcels, refused, rest, unhurried)
 
 
 def _weigh(packed: Packed) -> int:
     data, buffers = packed
-    size = memoryview(data).nbytes
-    return size + sum(memoryview(buffer).nbytes for buffer in buffers) if buffers else size
+    pieces = data if type(data) is tuple else (data,)
+    return sum(memoryview(piece).nbytes for piece in (*pieces, *buffers))

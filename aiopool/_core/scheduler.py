@@ -85,7 +85,7 @@ class Venue:
 
     def _has_room(self, workload: Workload) -> bool:
         limit = workload.settings.limit
-        return limit is None or workload.running < limit
+        return (limit is None or workload.running < limit) and workload.packing is None
 
     def _serve(self, workload: Workload, count: int, now: float) -> Batch | None:
         """Take a batch in the workload's turn and queue what is left of it afresh."""

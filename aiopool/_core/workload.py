@@ -113,6 +113,7 @@ class Workload:
         "inner",
         "name",
         "next_index",
+        "packing",
         "priority",
         "reason",
         "resting",
@@ -130,6 +131,7 @@ class Workload:
 
     _item: Any
     _packed: Any
+    packing: Any  # what pickles calls of it in a thread: until that is done nothing of it starts
 
     def __init__(  # noqa: PLR0913 - all but two by keyword
         self,
@@ -160,7 +162,7 @@ class Workload:
         self.deadline = None if deadline is None else now + deadline
         self.again: list[Batch] = NONE  # a stack: the last is the first in line
         self.here = 0  # calls in it, or the one that ``hold`` was given
-        self._item = self._packed = None  # that call, and as it crosses
+        self._item = self._packed = self.packing = None  # that call, and as it crosses
         self.next_index = 0
         self.running = 0  # batches handed out and not yet settled
         self.resting: dict[Batch, None] | None = None  # calls waiting out a backoff, if ever any
@@ -177,6 +179,10 @@ class Workload:
         self._item = item
         self._packed = packed
         self.here = 1
+
+    def pack(self, packed: object) -> None:
+        """Give the held call's item as it crosses."""
+        self._packed = packed
 
     def take(self, count: int) -> Batch | None:
         """Up to ``count`` calls to start now, None if there are none now."""

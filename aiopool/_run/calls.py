@@ -17,6 +17,7 @@ from aiopool._run.sharing import opening
 from aiopool._run.sources import check_iterables, open_input
 from aiopool._run.stream import Flow
 from aiopool._run.ticket import Ticket
+from aiopool._wire.pickling import Unhurried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +143,8 @@ def single(
 ) -> H:
     """One call, ready to be added to the engine: its handle, of that kind.
 
-    What goes to a worker process is pickled now, so the call gets its arguments as they are now.
+    What goes to a worker process is pickled now, so the call gets its arguments as they are now;
+    only what takes its time over that is pickled while the event loop turns.
     """
     found = plan(parts, fn, options)
     if options:  # there is no other way to a limit
@@ -151,7 +153,13 @@ def single(
     workload = found.workload(
         parts, None, star=True, exact=True, since=monotonic(), context=context
     )
-    workload.hold(args, pack_argument(args, function) if function.code else None)
+    if found.local or parts.fleet is None:
+        workload.hold(args)
+    else:
+        try:
+            workload.hold(args, pack_argument(args, function))
+        except Unhurried:
+            parts.fleet.packing.single(workload, args)
     handle = kind(parts.engine, workload, args)
     workload.sink = handle
     return handle

@@ -102,6 +102,8 @@ class Engine:
         self._live[workload] = timer
         venue = self.venues[workload.venue]
         venue.population += 1
+        if workload.packing is not None:
+            self.packed(workload)
         venue.wake(workload)
         if self._scheduled:
             if workload.since > self._looked + _BURST:
@@ -123,6 +125,18 @@ class Engine:
         """A workload's source has something to take again."""
         self.venues[workload.venue].wake(workload)
         self.soon()
+
+    def packed(self, workload: Workload) -> None:
+        """The argument of a single call may have been pickled apart; harmless at any time."""
+        job = workload.packing
+        if workload in self._live and not workload.stopped and job is not None and job.done:
+            workload.packing = None
+            try:
+                workload.pack(job.result())
+            except NotTransferable as error:
+                self.stop(workload, error)
+            else:
+                self.more(workload)
 
     def moved(self, workload: Workload) -> None:
         """A workload's priority has changed."""

@@ -3,6 +3,7 @@
 import math
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from aiopool._backends import parcels
 from aiopool._backends.base import Function
-from aiopool._backends.parcels import can_pickle, encode, pack_argument, pack_function, ready_parcel
+from aiopool._backends.parcels import can_pickle, pack_argument, pack_function, ready_parcel
 from aiopool._core.estimate import Estimate
 from aiopool._core.options import Settings
 from aiopool._core.workload import Batch, Workload
+from aiopool._wire import hooks
 from aiopool._wire.messages import EXACT, SCALARS, STAR
-from aiopool._wire.pickling import dumps, loads, pack, unpack
+from aiopool._wire.pickling import Unhurried, dumps, loads, pack, unpack
 from aiopool.errors import NotTransferable
 from tests import jobs
 
@@ -72,6 +74,12 @@ def check(batch, encoded):
         assert one.code == batch.workload.function.code
         assert one.batch.workload is batch.workload
     return [items_of(one) for one in sent]
+
+
+def encode(batch):
+    """Give parcels, refusals and rest as encoded on the loop, or in a thread what has to be."""
+    encoded = parcels.encode(batch)
+    return (parcels.encode_in_time(batch) if encoded.unhurried else encoded)[:3]
 
 
 def refused_indices(encoded):
@@ -220,12 +228,22 @@ def test_the_refusal_names_the_culprit():
     assert "lock" in error.why
 
 
-def test_the_callers_interrupt_passes():
+def test_the_callers_interrupt_passes(monkeypatch):
     """Ctrl-C while an argument or a function is pickled is no fault of theirs."""
+    monkeypatch.setitem(hooks._quick, Interrupts, True)
     with pytest.raises(KeyboardInterrupt):
-        encode(make_batch([Interrupts()]))
+        parcels.encode(make_batch([Interrupts()]))
     with pytest.raises(KeyboardInterrupt):
         pack_function(Interrupts(), "crunch")
+
+
+def test_an_interrupt_raised_in_a_thread_is_the_arguments_own():
+    """A KeyboardInterrupt that an argument raises in a thread refuses that argument alone."""
+    batch = make_batch([[1], Interrupts(), [2]])
+    with ThreadPoolExecutor(1) as thread:
+        encoded = thread.submit(encode, batch).result()
+    assert refused_indices(encoded) == [1]
+    check(batch, encoded)
 
 
 # --- weight ---------------------------------------------------------------------------------
@@ -307,7 +325,21 @@ def test_pack_argument():
     function = Function(jobs.echo, "crunch", Estimate())
     assert unpack(pack_argument((1, [2]), function)) == (1, [2])
     with pytest.raises(NotTransferable, match=r"an argument of crunch\(\).*args\[1\]"):
+        pack_argument((1, Bad()), function, hooks.pack_in_time)
+    with pytest.raises(Unhurried):
         pack_argument((1, Bad()), function)
+
+
+def test_what_may_take_long_is_left_for_a_thread():
+    """A batch goes as far as its arguments pickle without code of their own, and says so."""
+    batch = make_batch([[1], [2], [Bad()], [3]])
+    sent, refused, rest, unhurried = parcels.encode(batch)
+    assert [list(parcel.batch.indices) for parcel in sent] == [[0, 1]]
+    assert (refused, list(rest.indices), unhurried) == ([], [2, 3], True)
+    sent, refused, rest, unhurried = parcels.encode_in_time(rest)
+    assert [list(parcel.batch.indices) for parcel in sent] == [[3]]
+    assert [list(one.batch.indices) for one in refused] == [[2]]
+    assert (rest, unhurried) == (None, False)
 
 
 def test_pack_function():
