@@ -11,9 +11,9 @@ workers and functions, awaited through the interface each documents; pickling ho
 everybody's process, the executor's in a thread of its own. Where there are no more CPUs than
 workers, as the system shares them out is part of every figure.
 
-Where aiopool loses: arguments are pickled on the loop, so that what cannot be sent is refused at
-once. In a map the loop turns between two that are slow, so a beat waits for a few of them; the
-executor's thread lets the loop turn within one, where Python code and not the C pickler is slow.
+Where aiopool loses: arguments of builtin types are pickled on the loop, so that what cannot be sent
+is refused at once, and a large result is unpickled there; the executor's threads do both beside
+it, as far as the C pickler, which keeps the GIL, lets anything happen beside it.
 """
 
 import asyncio
