@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
+from aiopool._run.sources import in_all
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,7 +28,8 @@ class Gathering:
         self._ticket = ticket
         self._return_exceptions = return_exceptions
         self._results: list[Any] = []
-        self.told = 0  # calls that have ended
+        self.told = 0  # calls that have ended or were stopped
+        self._dropped = 0  # those that were stopped
         self._error: BaseException | None = None
         self._input_ended = self._concluded = False
         self._workload: Workload
@@ -34,8 +37,7 @@ class Gathering:
 
     def counts(self) -> tuple[int, int | None]:
         """Calls that have ended, and how many there are in all, None if that is not known."""
-        left = self._workload.remaining()
-        return self.told, None if left is None else self._workload.next_index + left
+        return self.told - self._dropped, in_all(self._input, self._workload.next_index)
 
     def begin(self, workload: Workload, source: Input) -> None:
         """Start: from now on the ticket's cancellation stops the workload."""
@@ -84,6 +86,7 @@ class Gathering:
 
     def stopped(self, batch: Batch) -> None:
         """These were stopped, or will not start."""
+        self._dropped += len(batch)
         self._tell(len(batch))
 
     def ended(self) -> None:
