@@ -8,6 +8,7 @@ from aiopool._run.sources import in_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from aiopool._core.workload import Batch, Workload
     from aiopool._run.engine import Engine
@@ -49,10 +50,11 @@ class Gathering:
         """Items of an async input that may be pulled ahead of the workers."""
         return _FED_AHEAD
 
-    async def finish(self) -> list[Any]:
-        """Wait for all of it; the results, or the first failure."""
+    async def finish(self, meter: AbstractContextManager[None]) -> list[Any]:
+        """Wait for all of it, measured by a meter; the results, or the first failure."""
         try:
-            return await self._ticket
+            with meter:
+                return await self._ticket
         finally:
             if self._concluded:
                 del self._ticket  # which refers to this, and to the results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from aiopool._core.retry import check_count
@@ -350,7 +351,4 @@ class Pool(Lifecycle):
         await many.enter()
         self._open_parts()
         sink = many.gather(keep=return_exceptions)
-        if not progress:
-            return await sink.finish()
-        with Meter(many.plan.name, sink.counts):
-            return await sink.finish()
+        return await sink.finish(Meter(many.plan.name, sink.counts) if progress else nullcontext())

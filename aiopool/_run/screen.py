@@ -133,10 +133,11 @@ class _Terminal:
         self._height = 0  # lines that the bars take up now
         self._amid_line = False  # what was written last has not ended its line
         self._due = 0.0  # when to draw again, for bars that look one after the other
-        self._undo: list[Callable[[], None]] = []  # so that streams are as they were
+        self._streams: set[TextIO] = set()  # that are the terminal's, while there are bars
+        self._undo: list[Callable[[], None]] = []  # so that they are as they were
         self._console: Console
-        self._stream: TextIO
-        self._put_out: Callable[[str], int]
+        self._stream: TextIO  # to draw on
+        self._write_err: Callable[[str], int]
 
     def put(self, bar: _Bar, view: View) -> None:
         """Show a bar, and the others as they were."""
@@ -167,10 +168,15 @@ class _Terminal:
         views = () if self._amid_line else self._views.values()
         lines = _drawn(self._console, views).splitlines(keepends=True)
         del lines[max(1, self._console.height - 1) :]
+        for stream in self._streams:
+            stream.flush()  # what was written first comes first
         self._put_out(self._wiping() + above + "".join(lines))
-        self._stream.flush()
         self._height = len(lines)
         self._due = monotonic() + _BAR_EVERY / 2
+
+    def _put_out(self, text: str) -> None:
+        self._write_err(text)
+        self._stream.flush()
 
     def _wiping(self) -> str:
         """What takes the bars off a terminal: up to the first, and clear from there."""
@@ -181,15 +187,15 @@ class _Terminal:
         """Have the terminal's streams wipe the bars away before they write."""
         self._amid_line = False
         self._console = _console()
-        self._stream = sys.stderr
-        self._put_out = sys.stderr.write
-        for stream in {sys.stdout, sys.stderr}:
-            if stream is not None and _is_terminal(stream):
-                own = vars(stream).get("write")
-                stream.write = partial(self._write, stream.write)  # type: ignore[method-assign]
-                self._undo.append(partial(_restore, stream, own))
+        self._stream, self._write_err = sys.stderr, sys.stderr.write
+        self._streams = {each for each in (sys.stdout, sys.stderr) if each and _is_terminal(each)}
+        for stream in self._streams:
+            own = vars(stream).get("write")
+            stream.write = partial(self._write, stream.write)  # type: ignore[method-assign]
+            self._undo.append(partial(_restore, stream, own))
 
     def _unwatch(self) -> None:
+        self._streams.clear()
         undo, self._undo = self._undo, []
         for act in undo:
             act()
@@ -199,7 +205,6 @@ class _Terminal:
             if self._height:
                 with suppress(Exception):  # the bars' trouble is not that of who writes
                     self._put_out(self._wiping())
-                    self._stream.flush()
             if text:
                 self._amid_line = not text.endswith("\n")
             return write(text)
