@@ -2,7 +2,7 @@
 
 A meter looks at the counts a few times a second instead of being told of every call, so the work
 pays nothing for it; and it looks less often where looking or drawing is slow, so that together
-they never take more than a hundredth of the event loop's time. Whatever goes wrong with drawing
+they do not take more than a hundredth of a processor's time. Whatever goes wrong with drawing
 ends the drawing and never the work. Where it is drawn is ``screen.py``'s business.
 """
 
@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from contextlib import suppress
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from aiopool._run.screen import View, open_display
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("aiopool")
 
 _SHARE: Final = 0.01
-"""What looking and drawing may take of the time."""
+"""What looking and drawing may take of one processor's time."""
 
 _WINDOW: Final = 30.0
 """Seconds over which the rate is measured."""
@@ -73,7 +73,7 @@ class Meter:
             self._display = open_display()
         except Exception:  # noqa: BLE001 - whatever stderr is, it is no reason not to work
             self._fail()
-        self._look()
+        self._look_after(self._show(last=False))
 
     def end(self) -> None:
         """Leave the last state standing; does nothing if it has ended."""
@@ -84,10 +84,12 @@ class Meter:
         self._display = None
 
     def _look(self) -> None:
-        began = monotonic()
+        began = thread_time()
         pause = self._show(last=False)
+        self._look_after(max(pause, (thread_time() - began) / _SHARE))
+
+    def _look_after(self, pause: float) -> None:
         if self._display is not None:
-            pause = max(pause, (monotonic() - began) / _SHARE)
             self._timer = self._loop.call_later(pause, self._look)
 
     def _show(self, *, last: bool) -> float:
