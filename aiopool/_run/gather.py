@@ -29,7 +29,7 @@ class Gathering:
         self._ticket = ticket
         self._return_exceptions = return_exceptions
         self._results: list[Any] = []
-        self.told = 0  # calls that have ended or were stopped
+        self._told = 0  # calls that have ended or were stopped
         self._dropped = 0  # those that were stopped
         self._error: BaseException | None = None
         self._input_ended = self._concluded = False
@@ -38,7 +38,7 @@ class Gathering:
 
     def counts(self) -> tuple[int, int | None]:
         """Calls that have ended, and how many there are in all, None if that is not known."""
-        return self.told - self._dropped, in_all(self._input, self._workload.next_index)
+        return self._told - self._dropped, in_all(self._input, self._workload.next_index)
 
     def begin(self, workload: Workload, source: Input) -> None:
         """Start: from now on the ticket's cancellation stops the workload."""
@@ -97,8 +97,8 @@ class Gathering:
         self._tell(0)
 
     def _tell(self, count: int) -> None:
-        self.told += count
-        if self.told < self._workload.next_index or self._concluded:
+        self._told += count
+        if self._told < self._workload.next_index or self._concluded:
             return
         if self._input_ended:
             self._conclude()

@@ -1,4 +1,4 @@
-"""How a pool is looked at: statistics, a summary for ``repr``, waiting for handles, progress."""
+"""How a pool is looked at: statistics, a summary for ``repr``, and waiting for handles."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def open_display() -> Display | None:
     try:
         if "IPython.display" in sys.modules and _console().is_jupyter:
             return _Cell()
-        if stream is None or getattr(stream, "closed", False):
+        if stream is None or _is_closed(stream):
             return None
         if _is_terminal(stream) and _can_be_wiped(_console()):
             return _Bar()
@@ -152,10 +152,9 @@ class _Terminal:
     def leave(self, bar: _Bar, view: View | None) -> None:
         """Take a bar out, and leave that view of it standing above the others."""
         with self._lock:
-            if self._views.pop(bar, None) is None:
-                return
             try:
-                self._draw("" if view is None else _drawn(self._console, [view]))
+                if self._views.pop(bar, None) is not None:
+                    self._draw("" if view is None else _drawn(self._console, [view]))
             finally:
                 if not self._views:
                     self._unwatch()
@@ -169,7 +168,8 @@ class _Terminal:
         lines = _drawn(self._console, views).splitlines(keepends=True)
         del lines[max(1, self._console.height - 1) :]
         for stream in self._streams:
-            stream.flush()  # what was written first comes first
+            if not stream.closed:
+                stream.flush()  # what was written first comes first
         self._put_out(self._wiping() + above + "".join(lines))
         self._height = len(lines)
         self._due = monotonic() + _BAR_EVERY / 2
@@ -188,7 +188,7 @@ class _Terminal:
         self._amid_line = False
         self._console = _console()
         self._stream, self._write_err = sys.stderr, sys.stderr.write
-        self._streams = {each for each in (sys.stdout, sys.stderr) if each and _is_terminal(each)}
+        self._streams = {each for each in (sys.stdout, sys.stderr) if _is_terminal(each)}
         for stream in self._streams:
             own = vars(stream).get("write")
             stream.write = partial(self._write, stream.write)  # type: ignore[method-assign]
@@ -223,9 +223,13 @@ if hasattr(os, "register_at_fork"):  # the child has no bars, and perhaps the lo
     os.register_at_fork(after_in_child=_terminal.__init__)
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     isatty = getattr(stream, "isatty", None)  # which not everything has that stands in for stderr
-    return isatty is not None and bool(isatty())
+    return isatty is not None and not _is_closed(stream) and bool(isatty())
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    return bool(getattr(stream, "closed", False))
 
 
 def _can_be_wiped(console: Console) -> bool:

@@ -180,6 +180,38 @@ def test_bars_that_cannot_be_wiped_leave_prints_alone(open_terminal, monkeypatch
         one.drop()
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_closed_stdout(when, open_terminal, monkeypatch):
+    """A stdout that is closed, or closes, is no business of the bars on stderr."""
+    terminal = open_terminal()
+    monkeypatch.setattr(sys, "stdout", Stream(io.BytesIO()))
+    if when == "before":
+        sys.stdout.close()
+    one = bar()
+    draw(one)
+    sys.stdout.close()
+    draw(one, "x", 2)
+    draw(one, "x", 4, last=True)
+    assert shown(terminal.lines) == [("x", "4", "4"), ""]
+
+
+async def test_a_stream_that_cannot_be_watched(open_terminal, monkeypatch, caplog):
+    """Where a stream's `write` cannot be replaced no bar is drawn, and the other one's is back."""
+    terminal = open_terminal()
+
+    class Fixed:
+        __slots__ = ()
+
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Fixed())
+    with Meter("x", lambda: (1, 4)):
+        assert not terminal.text
+    assert "the progress display of x ended" in caplog.text
+    assert not screen._terminal._undo
+
+
 async def test_a_terminal_that_closes_ends_the_bar(open_terminal, caplog):
     """Work goes on when its terminal is closed half way, and the streams are let go of."""
     open_terminal()
