@@ -11,7 +11,7 @@ from aiopool import Meter, Pool, Priority, Retry
 from aiopool._run import meter
 from tests import jobs
 from tests.helpers import wait_until
-from tests.run.support import Numbers, double
+from tests.run.support import Numbers, Source, double, is_cancelled, settled, sweep, turn_then
 
 
 @pytest.fixture
@@ -19,12 +19,11 @@ def counts_of(monkeypatch):
     """Give the `counts` of each meter that a pool begins, by name."""
     seen = {}
 
-    class Spy:
-        def __new__(cls, name, counts):
-            seen[name] = counts
-            return Meter(name, counts)
+    def note(name, counts):
+        seen[name] = counts
+        return Meter(name, counts)
 
-    monkeypatch.setattr("aiopool._run.pool.Meter", Spy)
+    monkeypatch.setattr("aiopool._run.pool.Meter", note)
     return seen
 
 
@@ -162,6 +161,41 @@ async def test_progress_of_a_dropped_stream(shop, capsys):
         gc.collect()
         await wait_until(lambda: not pool.statistics().running, "the stream to be stopped")
     assert lines_of(capsys)[-1].startswith("work: 1 in ")
+
+
+async def by_map(pool):
+    return await pool.map(turn_then, range(3), progress=True)
+
+
+async def by_stream(pool):
+    async with pool.stream(turn_then, range(3), progress=True) as stream:
+        return [value async for value in stream]
+
+
+async def by_outcomes(pool):
+    stream = pool.stream(turn_then, Source(3).items(), progress=True)
+    return [outcome.value async for outcome in stream.outcomes()]
+
+
+@pytest.mark.parametrize("verb", [by_map, by_stream, by_outcomes])
+async def test_cancelled_at_every_step_no_meter_goes_on(verb, monkeypatch, capsys):
+    """Wherever a verb is cancelled its meter has ended when nothing of it is left in the pool."""
+    begun = []
+
+    def note(name, counts):
+        begun.append(Meter(name, counts))
+        return begun[-1]
+
+    async def check(task, step):
+        await settled(pool)
+        assert is_cancelled(task) or task.result() == [0, 1, 2]
+        assert all(each._display is None and each._timer is None for each in begun), step
+
+    monkeypatch.setattr("aiopool._run.pool.Meter", note)
+    async with Pool(limit=2) as pool:
+        assert await sweep(lambda: verb(pool), check) > 5
+    assert begun
+    assert capsys.readouterr().err
 
 
 # --- whose fault is whose -------------------------------------------------------------------
