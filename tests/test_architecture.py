@@ -132,9 +132,10 @@ def third_party_imports_of_workers(package):
 
 
 def engines_in_several_files(package):
+    """The command line is a program beside the library: it may have a home of its own for one."""
     for engine, modules in engines(package).items():
-        at_the_top = {module for module in modules if room_of(module.name) == "cli"}
-        for several in (modules - at_the_top, at_the_top):
+        cli = {module for module in modules if room_of(module.name) == "cli"}
+        for several in (modules - cli, cli):
             if len(several) > 1:
                 yield f"{engine} is imported in {', '.join(sorted(map(str, several)))}"
 
