@@ -83,11 +83,12 @@ def _queued(engine: Engine, lanes: Iterable[tuple[Lane, WorkerStatistics]]) -> d
             queued[workload.priority] += left + len(workload.resting or ())
     for gate in engine.gates:
         queued.update(workload.priority for workload in gate.standing())
-    for lane, worker in lanes:  # those that wait with a worker behind the one it runs
+    for lane, worker in lanes:  # those that wait with a worker, behind the one it runs
         running = worker.task is not None
         for flight in lane.flights:
-            queued[flight.batch.workload.priority] += len(flight.batch) - flight.settled - running
-            running = False
+            if left := len(flight.batch) - flight.settled:
+                queued[flight.batch.workload.priority] += left - running
+                running = False
     return {priority: count for priority, count in sorted(queued.items()) if count}
 
 
