@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiopool._core.retry import Retry
     from aiopool._run.executor import PoolExecutor
     from aiopool._run.handle import TaskHandle
+    from aiopool._run.meter import Meter
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
     from aiopool._run.settings import PoolOptions
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AiopoolError",
+    "Meter",
     "NotTransferable",
     "Outcome",
     "Pool",
@@ -59,6 +61,7 @@ __all__ = [
 
 _HOME: Final = {
     "AiopoolError": "errors",
+    "Meter": "_run.meter",
     "NotTransferable": "errors",
     "Outcome": "_core.outcome",
     "Pool": "_run.pool",

@@ -52,7 +52,8 @@ FORBIDDEN = {
 FORBIDDEN_INSIDE = {"_worker": {"aiopool.events"}}
 STANDARD_LIBRARY_ONLY = {"_worker"}
 
-# Third-party engines: the name imported -> the name in pyproject.toml. Each has one file.
+# Third-party engines: the name imported -> the name in pyproject.toml. Each has one file; the
+# command line, which nothing else is built on, may have one of its own.
 ENGINES = {
     "anyio": "anyio",
     "cloudpickle": "cloudpickle",
@@ -131,9 +132,12 @@ def third_party_imports_of_workers(package):
 
 
 def engines_in_several_files(package):
+    """The command line is a program beside the library: it may have a home of its own for one."""
     for engine, modules in engines(package).items():
-        if len(modules) > 1:
-            yield f"{engine} is imported in {', '.join(sorted(map(str, modules)))}"
+        cli = {module for module in modules if room_of(module.name) == "cli"}
+        for several in (modules - cli, cli):
+            if len(several) > 1:
+                yield f"{engine} is imported in {', '.join(sorted(map(str, several)))}"
 
 
 def engines_nobody_declared(package):
@@ -341,6 +345,15 @@ IMAGINARY = {
         {"_run/pool.py": "import anyio.abc", "_run/handle.py": "from anyio import sleep"},
         "anyio is imported in aiopool/_run/handle.py, aiopool/_run/pool.py",
     ),
+    "an engine in two files of the command line": (
+        engines_in_several_files,
+        {
+            "_run/meter.py": "import rich",
+            "cli.py": "import rich",
+            "__main__.py": "from rich import table",
+        },
+        "rich is imported in aiopool/__main__.py, aiopool/cli.py",
+    ),
     "an engine nobody knows": (
         engines_nobody_declared,
         {"_run/pool.py": "import numpy.linalg"},
@@ -392,7 +405,7 @@ def test_a_good_package_has_no_offences(tmp_path):
         "__init__.py": "from aiopool._run.pool import Pool",
         "errors.py": "",
         "events.py": "",
-        "cli.py": "import typer\nfrom aiopool import progress, errors",
+        "cli.py": "import rich\nimport typer\nfrom aiopool import progress, errors",
         "progress.py": "import rich\nfrom aiopool import Pool",
         "_core/queue.py": "import heapq\nfrom aiopool import events",
         "_wire/framing.py": "import os\nimport cloudpickle",

@@ -22,6 +22,7 @@ ERRORS = {
     "WorkerCrashed",
 }
 PUBLIC = ERRORS | {
+    "Meter",
     "Outcome",
     "Pool",
     "PoolExecutor",

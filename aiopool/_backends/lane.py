@@ -31,7 +31,7 @@ from aiopool._wire.slate import FINISHED, SENT, STARTED
 from aiopool.errors import WorkerCrashed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from concurrent.futures import Executor
     from multiprocessing.context import BaseContext
 
@@ -124,6 +124,11 @@ class Lane:
         """The name of the call it executes, None if it is idle."""
         running = self._running()
         return None if running is None else running.flight.batch.workload.name
+
+    @property
+    def flights(self) -> Iterable[Flight]:
+        """What it was sent and has not told of, oldest first."""
+        return self._flights
 
     def start(self, context: BaseContext, plan: Plan, timeout: float) -> None:
         """Start the worker; the fleet is told when it is ready, or why it is not.

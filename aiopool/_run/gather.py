@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
+from aiopool._run.sources import in_all
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from aiopool._core.workload import Batch, Workload
     from aiopool._run.engine import Engine
@@ -26,7 +29,8 @@ class Gathering:
         self._ticket = ticket
         self._return_exceptions = return_exceptions
         self._results: list[Any] = []
-        self.told = 0  # calls that have ended
+        self._told = 0  # calls that have ended or were stopped
+        self._dropped = 0  # those that were stopped
         self._error: BaseException | None = None
         self._input_ended = self._concluded = False
         self._workload: Workload
@@ -34,8 +38,7 @@ class Gathering:
 
     def counts(self) -> tuple[int, int | None]:
         """Calls that have ended, and how many there are in all, None if that is not known."""
-        left = self._workload.remaining()
-        return self.told, None if left is None else self._workload.next_index + left
+        return self._told - self._dropped, in_all(self._input, self._workload.next_index)
 
     def begin(self, workload: Workload, source: Input) -> None:
         """Start: from now on the ticket's cancellation stops the workload."""
@@ -47,10 +50,11 @@ class Gathering:
         """Items of an async input that may be pulled ahead of the workers."""
         return _FED_AHEAD
 
-    async def finish(self) -> list[Any]:
-        """Wait for all of it; the results, or the first failure."""
+    async def finish(self, meter: AbstractContextManager[None]) -> list[Any]:
+        """Wait for all of it, measured by a meter; the results, or the first failure."""
         try:
-            return await self._ticket
+            with meter:
+                return await self._ticket
         finally:
             if self._concluded:
                 del self._ticket  # which refers to this, and to the results
@@ -84,6 +88,7 @@ class Gathering:
 
     def stopped(self, batch: Batch) -> None:
         """These were stopped, or will not start."""
+        self._dropped += len(batch)
         self._tell(len(batch))
 
     def ended(self) -> None:
@@ -92,8 +97,8 @@ class Gathering:
         self._tell(0)
 
     def _tell(self, count: int) -> None:
-        self.told += count
-        if self.told < self._workload.next_index or self._concluded:
+        self._told += count
+        if self._told < self._workload.next_index or self._concluded:
             return
         if self._input_ended:
             self._conclude()

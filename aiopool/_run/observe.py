@@ -1,4 +1,4 @@
-"""How a pool is looked at: statistics, a summary for ``repr``, waiting for handles, progress."""
+"""How a pool is looked at: statistics, a summary for ``repr``, and waiting for handles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aiopool._run.ticket import Ticket
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from aiopool._backends.lane import Lane
     from aiopool._run.engine import Engine
     from aiopool._run.handle import TaskHandle
     from aiopool._run.setup import Machinery
@@ -31,7 +32,7 @@ def statistics(parts: Machinery) -> PoolStatistics:
         for lane in lanes
     )
     return PoolStatistics(
-        queued=_queued(engine),
+        queued=_queued(engine, zip(lanes, workers, strict=True)),
         running=sum(worker.task is not None for worker in workers) + _running(engine),
         done=counts.done,
         failed=counts.failed,
@@ -72,7 +73,7 @@ async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
     await ticket
 
 
-def _queued(engine: Engine) -> dict[int, int]:
+def _queued(engine: Engine, lanes: Iterable[tuple[Lane, WorkerStatistics]]) -> dict[int, int]:
     """Calls that wait, by priority; of inputs whose length is not known, those pulled."""
     queued: Counter[int] = Counter()
     for workload in engine.live:
@@ -82,6 +83,12 @@ def _queued(engine: Engine) -> dict[int, int]:
             queued[workload.priority] += left + len(workload.resting or ())
     for gate in engine.gates:
         queued.update(workload.priority for workload in gate.standing())
+    for lane, worker in lanes:  # those that wait with a worker, behind the one it runs
+        running = worker.task is not None
+        for flight in lane.flights:
+            if left := len(flight.batch) - flight.settled:
+                queued[flight.batch.workload.priority] += left - running
+                running = False
     return {priority: count for priority, count in sorted(queued.items()) if count}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
 
 from aiopool._core.retry import check_count
 from aiopool._run import calls, observe
 from aiopool._run.handle import TaskHandle
 from aiopool._run.lifecycle import Lifecycle
-from aiopool._run.meter import shown
+from aiopool._run.meter import Meter
 from aiopool._run.settings import settings_from
 from aiopool._run.sharing import Shared, share
 from aiopool._run.sources import spread
@@ -199,7 +200,7 @@ class Pool(Lifecycle):
         Several iterables are zipped as by ``zip``; they may be async. Items are pulled as workers
         have room for them, many at a time where calls are short. The first final failure stops the
         rest and is raised as it is; with ``return_exceptions`` failures stand in the list instead.
-        ``limit`` bounds how many run at once. ``progress`` shows a live line.
+        ``limit`` bounds how many run at once. ``progress`` shows on stderr how far it is.
         """
         return await self._map(fn, iterables, return_exceptions, progress, options)
 
@@ -248,6 +249,7 @@ class Pool(Lifecycle):
         ordered: bool = True,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        progress: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Stream[T]: ...
     @overload
@@ -259,6 +261,7 @@ class Pool(Lifecycle):
         ordered: bool = True,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        progress: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Stream[T]: ...
     def stream(
@@ -269,6 +272,7 @@ class Pool(Lifecycle):
         ordered: bool = True,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        progress: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Stream[Any]:
         """Call ``fn`` with each item and yield the results as they come, in input order or not.
@@ -278,6 +282,7 @@ class Pool(Lifecycle):
         an async context manager; ``.outcomes()`` yields ``Outcome``s instead, failures included.
         A failure is raised in its place, after the results before it, and stops the rest; with
         ``return_exceptions`` it is a result. What an iterable raises comes after all results.
+        ``progress`` shows on stderr how many calls have ended.
         """
         width = check_count("buffersize", buffersize)
         many = calls.Many(self._open_parts(), fn, iterables, options, star=False)
@@ -286,7 +291,12 @@ class Pool(Lifecycle):
             self._open_parts()
             await many.enter()
             self._open_parts()
-            return many.flow(ordered=ordered, buffersize=width)
+            flow = many.flow(ordered=ordered, buffersize=width)
+            if progress:
+                meter = Meter(many.plan.name, flow.counts)
+                meter.begin()
+                flow.at_end(meter.end)
+            return flow
 
         return Stream(start, return_exceptions=return_exceptions)
 
@@ -341,7 +351,4 @@ class Pool(Lifecycle):
         await many.enter()
         self._open_parts()
         sink = many.gather(keep=return_exceptions)
-        if not progress:
-            return await sink.finish()
-        async with shown(many.plan.name, sink.counts):
-            return await sink.finish()
+        return await sink.finish(Meter(many.plan.name, sink.counts) if progress else nullcontext())

@@ -73,6 +73,12 @@ def check_iterables(iterables: Sequence[object]) -> None:
             raise TypeError(message)
 
 
+def in_all(source: Input, taken: int) -> int | None:
+    """Items there are in all when so many were taken, None if that is not known."""
+    left = source.remaining()
+    return None if left is None else taken + left
+
+
 def spread(rows: Items) -> Items:
     """The items of ``starmap``, each checked to be the arguments of one call."""
     check_iterables((rows,))

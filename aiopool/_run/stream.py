@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 
 from aiopool._core.estimate import QUANTUM
 from aiopool._core.outcome import Outcome
+from aiopool._run.sources import in_all
 from aiopool._run.ticket import Ticket
 from aiopool.errors import PoolClosed
 
@@ -68,7 +69,8 @@ class Flow:
         self._early: dict[int, Chunk] = {}  # by first index, waiting for those before them
         self._ready: deque[Chunk] = deque()
         self._next = 0  # index that an ordered stream hands out next
-        self._told = 0
+        self._told = 0  # calls that have ended or were stopped
+        self._dropped = 0  # those that were stopped
         self._yielded = 0
         self._input_ended = False
         self._waiter: asyncio.Future[None] | None = None
@@ -76,7 +78,7 @@ class Flow:
         self.closed = False
         self._closers: list[Ticket[None]] | None = None  # who waits while another closes
         self.cut_off = False  # by the pool's closing
-        self._on_end: Callable[[], None] | None = None
+        self._at_end: list[Callable[[], None]] = []
         self.workload: Workload
         self.input: Input
 
@@ -125,12 +127,24 @@ class Flow:
 
     def stopped(self, batch: Batch) -> None:
         """These were stopped, or will not start."""
+        self._dropped += len(batch)
         self._tell(len(batch))
 
     def ended(self) -> None:
         """No more calls will be taken from the input."""
         self._input_ended = True
         self._tell(0)
+
+    def counts(self) -> tuple[int, int | None]:
+        """Calls that have ended, and how many there are in all, None if that is not known."""
+        return self._told - self._dropped, in_all(self.input, self.workload.next_index)
+
+    def at_end(self, act: Callable[[], None]) -> None:
+        """Have something done as soon as no call of it is left."""
+        if self.concluded:
+            act()
+        else:
+            self._at_end.append(act)
 
     def _arrived(self, chunk: Chunk) -> None:
         if self._ordered:
@@ -148,8 +162,9 @@ class Flow:
             if self._input_ended:
                 self.concluded = True
                 self._engine.concluded(self.workload)
-                if self._on_end is not None:
-                    self._on_end()
+                acts, self._at_end = self._at_end, []
+                for act in acts:
+                    act()
             else:
                 self.workload.probe()
         if self._waiter is not None and not self._waiter.done():
@@ -207,7 +222,7 @@ class Flow:
         """Stop what is left, and wait until it has stopped."""
         if not self.concluded:
             ended: Ticket[None] = Ticket(self._engine.loop)
-            self._on_end = lambda: ended.conclude(None)
+            self.at_end(lambda: ended.conclude(None))
             self.stop()
             await ended
 

@@ -68,6 +68,19 @@ async def test_statistics_count_what_waits_in_a_map(shop):
         assert pool.statistics().done == 10
 
 
+async def test_statistics_count_every_call_of_a_map():
+    """A call waits, runs, or has ended at any moment, whether it was sent to a worker or not."""
+    async with Pool(2) as pool:
+        await pool.map(jobs.inc, range(1_000))
+        mapping = asyncio.ensure_future(pool.map(jobs.inc, range(50_000)))
+        while not mapping.done():
+            await asyncio.sleep(0)
+            now = pool.statistics()
+            if now.done + now.running + sum(now.queued.values()) != 1_000:
+                assert now.done + now.running + sum(now.queued.values()) == 51_000
+        assert pool.statistics().done == 51_000
+
+
 async def test_statistics_of_workers(gate):
     """statistics tells each worker's pid, what it runs and how old it is."""
     async with Pool(1) as pool:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import assert_type
 
 from aiopool import (
+    Meter,
     Outcome,
     Pool,
     PoolExecutor,
@@ -16,6 +17,7 @@ from aiopool import (
     TaskGroup,
     TaskHandle,
     checkpoint,
+    progress,
     run,
 )
 
@@ -55,11 +57,17 @@ async def many(pool: Pool) -> None:
     assert_type(await pool.starmap(crunch, [(1, 2)]), list[float])
 
 
+def meters(pool: Pool) -> None:
+    assert_type(progress.track(pool, "calls"), Meter)
+    with Meter("rows", lambda: (1, None)), Meter("rows", lambda: (1, 2, "beside", "below")):
+        pass
+
+
 async def streams(pool: Pool) -> None:
     async with pool.stream(crunch, numbers(), ordered=False, buffersize=64) as results:
         async for value in results:
             assert_type(value, float)
-    async with pool.stream(fetch, ["url"]) as pages:
+    async with pool.stream(fetch, ["url"], progress=True) as pages:
         async for outcome in pages.outcomes():
             assert_type(outcome, Outcome[bytes])
             assert_type(outcome.unwrap(), bytes)
