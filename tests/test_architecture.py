@@ -18,7 +18,7 @@ from tests.helpers import ROOT
 AIOPOOL = Package(ROOT / "aiopool")
 
 # Which room may import from which, beside itself. `facts` are errors.py and events.py, the
-# facade is __init__.py, an add-on any other public file.
+# facade is __init__.py, the cli is cli.py, __main__.py and _cli, an add-on any other public file.
 MAY_IMPORT = {
     "facts": set(),
     "_core": {"facts"},
@@ -55,6 +55,7 @@ STANDARD_LIBRARY_ONLY = {"_worker"}
 # Third-party engines: the name imported -> the name in pyproject.toml. Each has one file; the
 # command line, which nothing else is built on, may have one of its own.
 ENGINES = {
+    "aiolimiter": "aiolimiter",
     "anyio": "anyio",
     "cloudpickle": "cloudpickle",
     "distributed": "distributed",
@@ -80,6 +81,8 @@ def room_of(module):
     parts = module.split(".")[1:]
     if not parts:
         return "facade"
+    if parts[0] == "_cli":
+        return "cli"
     if parts[0].startswith("_") and parts[0] != "__main__":
         return parts[0] if parts[0] in MAY_IMPORT else None
     if len(parts) > 1:
@@ -405,7 +408,8 @@ def test_a_good_package_has_no_offences(tmp_path):
         "__init__.py": "from aiopool._run.pool import Pool",
         "errors.py": "",
         "events.py": "",
-        "cli.py": "import rich\nimport typer\nfrom aiopool import progress, errors",
+        "cli.py": "import typer\nfrom aiopool import errors\nfrom aiopool._cli import map",
+        "_cli/map.py": "import rich\nfrom aiopool import progress",
         "progress.py": "import rich\nfrom aiopool import Pool",
         "_core/queue.py": "import heapq\nfrom aiopool import events",
         "_wire/framing.py": "import os\nimport cloudpickle",

@@ -1,0 +1,249 @@
+"""``aiopool map``: a function over records, from files or standard input to lines of JSON.
+
+The records are one ``pool.stream``; what is done with each, decoding and encoding included, is one
+call, so that the pool's own batches, retries, time limits and attribution hold for every record.
+Nothing is kept but what is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from contextlib import AsyncExitStack, ExitStack, contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final, final
+
+import aiopool
+from aiopool._cli.inputs import STDIN, Source
+from aiopool._cli.mistakes import Mistake, unreadable
+from aiopool._cli.outputs import Lines
+from aiopool._cli.records import AsyncCall, Call, Malformed, NotJSON
+from aiopool._cli.tally import Tally, shown
+from aiopool._cli.target import load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+DONE: Final = 0
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+READER_GONE: Final = 141
+"""What a shell reports of a program that ended by SIGPIPE."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The command line of ``aiopool map``, as its help describes it."""
+
+    target: str
+    files: Sequence[str] = ()
+    form: str = "lines"
+    output: str | None = None
+    errors: str | None = None
+    ordered: bool = True
+    workers: int | None = None
+    limit: int | None = None
+    retry: int | None = None
+    backoff: float = 0.1
+    timeout: float | None = None
+    deadline: float | None = None
+    priority: int = 0
+    on: str | None = None
+    rate: str | None = None
+    journal: str | None = None
+    progress: bool = False
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """The files to read records from."""
+        if self.form == "paths" and any(name != STDIN for name in self.files):
+            return ()  # they are the records
+        return self.files or (STDIN,)
+
+    def pool(self) -> aiopool.Pool:
+        """The pool it runs in."""
+        if self.limit is None:
+            return aiopool.Pool(self.workers)
+        return aiopool.Pool(self.workers, limit=self.limit)
+
+    def options(self) -> dict[str, Any]:
+        """What ``stream`` is told, beside the function and the records."""
+        options = {
+            "ordered": self.ordered,
+            "name": self.target,
+            "limit": self.limit,
+            "timeout": self.timeout,
+            "deadline": self.deadline,
+            "priority": self.priority,
+            "on": self.on,
+        }
+        if self.retry is not None:
+            options["retry"] = aiopool.Retry(
+                self.retry,
+                on=_may_pass,
+                wait_initial=self.backoff,
+                wait_max=max(5.0, self.backoff),
+                wait_jitter=self.backoff,
+            )
+        if self.rate is not None:
+            from aiopool._cli.rate import limiter
+
+            options["limiter"] = limiter(self.rate)
+        return options
+
+
+def run(job: Job) -> int:
+    """Do the job; the exit status."""
+    with ExitStack() as stack:
+        stdout = stack.enter_context(_stdout_for_results())
+        mapping = Mapping(job, stdout, stack)
+        try:
+            aiopool.run(mapping.run())
+        except KeyboardInterrupt:
+            return mapping.ended("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            return READER_GONE
+        except aiopool.TaskTimeout as error:  # of the whole, as a record's own is a failure of it
+            return mapping.ended(str(error), FAILED)
+        return mapping.ended("", FAILED if mapping.tally.failed else DONE)
+
+
+@final
+class Mapping:
+    """One run: its files, its counts."""
+
+    def __init__(self, job: Job, stdout: int, stack: ExitStack) -> None:
+        self.tally = Tally()
+        self._job = job
+        self._source = Source(job.inputs, job.form)
+        self._call = call_of(job.target, is_json=job.form == "jsonl")
+        self._out = Lines(stdout, "stdout") if job.output is None else _file(job.output, job, stack)
+        self._errors = None if job.errors is None else _file(job.errors, job, stack)
+        self._outputs = [lines for lines in (self._out, self._errors) if lines is not None]
+
+    async def run(self) -> None:
+        """Every record through the function, every line to its file."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lines in self._outputs:
+                    group.create_task(lines.written())
+                await self._stream()
+                for lines in self._outputs:
+                    lines.end()
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            with suppress(BrokenPipeError):
+                for lines in self._outputs:
+                    lines.finish()
+
+    async def _stream(self) -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(shown(self.tally, wanted=self._job.progress))
+            try:
+                outcomes = await self._outcomes(stack)
+            except (TypeError, ValueError) as error:  # options out of range
+                raise Mistake(str(error)) from None
+            async for outcome in outcomes:
+                if outcome.error is not None:
+                    await self._failed(outcome)
+                elif outcome.value:
+                    self.tally.done += 1
+                    if self._out.add(outcome.value):
+                        await self._out.room()
+
+    async def _outcomes(self, stack: AsyncExitStack) -> AsyncIterator[aiopool.Outcome[Any]]:
+        """How each call ends, of a pool that closes with the stack."""
+        job = self._job
+        options = job.options()
+        records: Any = self._source.records() if job.inputs else job.files
+        pool = await stack.enter_async_context(job.pool())
+        if job.journal is None:
+            stream: Any = pool.stream(self._call, records, **options)
+        else:
+            journals: Any = import_module("aiopool.journal")
+            journal = await stack.enter_async_context(journals.Journal(job.journal))
+            stream = journal.stream(pool, self._call, records, **options)
+        outcomes: AsyncIterator[aiopool.Outcome[Any]]
+        outcomes = (await stack.enter_async_context(stream)).outcomes()
+        return outcomes
+
+    async def _failed(self, outcome: aiopool.Outcome[Any]) -> None:
+        error = outcome.error
+        if isinstance(error, Malformed):
+            raise Mistake(f"{self._source.place(outcome.index)}: {error}; see --format")
+        self.tally.failed += 1
+        kind = error.type_name if isinstance(error, aiopool.RemoteError) else type(error).__name__
+        message = error.message if isinstance(error, aiopool.RemoteError) else str(error)
+        if not self.tally.first:
+            self.tally.first = f"{kind}: {message}".splitlines()[0]
+        if self._errors is not None:
+            record: Any = outcome.item
+            told = {
+                "record": json.loads(record) if self._job.form == "jsonl" else record,
+                "exception": kind,
+                "message": message,
+                "attempts": outcome.attempts,
+            }
+            if self._errors.add(json.dumps(told) + "\n"):
+                await self._errors.room()
+
+    def ended(self, why: str, status: int) -> int:
+        """Say what came of it, unless all is well and nobody asked; gives the status back."""
+        tally = self.tally
+        if why or tally.failed or self._job.progress:
+            told = f"{why}; {tally}" if why else str(tally)
+            sys.stderr.write(f"aiopool map: {told}\n")
+        if tally.failed:
+            kept = "" if self._errors else "; --errors FILE keeps every one"
+            sys.stderr.write(f"aiopool map: the first failed with {tally.first}{kept}\n")
+        return status
+
+
+def call_of(target: str, *, is_json: bool) -> Call | AsyncCall:
+    """What is called with each record."""
+    fn = load(target)
+    is_async = iscoroutinefunction(fn) or iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004
+    return (AsyncCall if is_async else Call)(fn, target, is_json=is_json)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another attempt could end differently."""
+    return not isinstance(error, (Malformed, NotJSON))
+
+
+@contextmanager
+def _stdout_for_results() -> Iterator[int]:
+    """Give the descriptor of standard output to results alone; whatever else prints, to stderr."""
+    sys.stdout.flush()
+    fd = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield fd
+    finally:
+        os.dup2(fd, 1)
+        os.close(fd)
+
+
+def _file(name: str, job: Job, stack: ExitStack) -> Lines:
+    """A file to write, closed with the stack; raises ``Mistake``."""
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        raise unreadable(name, error) from None
+    stack.callback(os.close, fd)
+    found = os.fstat(fd)
+    for other in job.inputs:
+        if os.path.samestat(found, os.stat(0 if other == STDIN else other)):  # noqa: PTH116
+            message = f"{name} is read and would be written; name another file"
+            raise Mistake(message)
+    if stat.S_ISREG(found.st_mode):
+        os.truncate(fd, 0)
+    return Lines(fd, name)

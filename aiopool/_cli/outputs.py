@@ -1,0 +1,120 @@
+"""Lines out to a file or standard output: whole, in groups, and at once when there are few.
+
+A group is one ``write`` of whole lines, at most as many bytes as a pipe takes whole, so a program
+that reads them never sees half a line, however this one ends. What piled up since the last write
+goes together, and as a write follows as soon as the loop has nothing better to do, a single answer
+does not wait. The loop is not held up where the reader is slow: the lines wait, and those who add
+to them with ``room``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from typing import Final, final
+
+from aiopool._cli.mistakes import Mistake
+
+_GROUP: Final = getattr(select, "PIPE_BUF", 512)
+"""Bytes that a pipe takes whole; a longer line may arrive in parts."""
+
+_MOST: Final = 1 << 18
+"""Characters that may wait to be written."""
+
+
+@final
+class Lines:
+    """A file that is being written, or standard output.
+
+    ``written`` is a task of its own, which ends after ``end`` or with what writing raised.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self._name = name
+        self._added: list[str] = []
+        self._size = 0  # characters in it
+        self._left = memoryview(b"")  # of it, encoded: what is being written
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._ended = False
+        self._poll = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLOUT)
+
+    def add(self, line: str) -> bool:
+        """Have a line written soon; whether there is no more room."""
+        if not self._added:
+            self._news.set()
+        self._added.append(line)
+        self._size += len(line)
+        return self._size > _MOST
+
+    async def room(self) -> None:
+        """Wait until there is room for more."""
+        while self._size > _MOST:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """No more lines are added."""
+        self._ended = True
+        self._news.set()
+
+    async def written(self) -> None:
+        """Write what is added until the end; raises ``BrokenPipeError`` or ``Mistake``."""
+        while not self._ended or self._added:
+            await self._news.wait()
+            self._news.clear()
+            while self._take():
+                if not self._is_writable():
+                    await self._writable()
+                self._write()
+
+    def finish(self) -> None:
+        """Write at once what is left, and wait for a slow reader; after an interrupt."""
+        while self._take():
+            if self._poll is not None:
+                self._poll.poll()
+            self._write()
+
+    def _take(self) -> bool:
+        """Whether there is something to write."""
+        if not self._left and self._added:
+            self._left = memoryview("".join(self._added).encode())
+            self._added.clear()
+            self._size = 0
+            self._room.set()
+        return bool(self._left)
+
+    def _write(self) -> None:
+        """Write one group."""
+        group = self._left
+        if len(group) > _GROUP:
+            end = bytes(group[:_GROUP]).rfind(b"\n") + 1
+            group = group[: end or bytes(group).find(b"\n") + 1]
+        try:
+            count = os.write(self._fd, group)
+        except BlockingIOError:  # somebody else made it so, and was quicker
+            return
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message = f"{self._name}: {os.strerror(error.errno or 0)}; make room and run it again"
+            raise Mistake(message) from None
+        self._left = self._left[count:]
+
+    def _is_writable(self) -> bool:
+        return self._poll is None or bool(self._poll.poll(0))
+
+    async def _writable(self) -> None:
+        """Wait until a group can be written without holding up the loop."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_writer(self._fd, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(self._fd)
