@@ -67,9 +67,10 @@ def value_of(text: str) -> object:
     """The value of a line of JSON; raises ``Malformed``."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        shown = text if len(text) <= 40 else f"{text[:39]}…"  # noqa: PLR2004 - half a line
-        raise Malformed(f"{shown!r} is not JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep a list
+        raise Malformed(f"not JSON that Python reads: {error}") from None
 
 
 def line_of(value: object) -> str:
