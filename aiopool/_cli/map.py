@@ -111,6 +111,8 @@ def run(job: Job) -> int:
             return READER_GONE
         except aiopool.TaskTimeout as error:  # of the whole, as a record's own is a failure of it
             return mapping.ended(str(error), FAILED)
+        except aiopool.AiopoolError as error:  # what cannot be sent, a journal that is in use
+            raise Mistake(str(error)) from None
         return mapping.ended("", FAILED if mapping.tally.failed else DONE)
 
 

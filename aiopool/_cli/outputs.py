@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import stat
 from typing import Final, final
 
 from aiopool._cli.mistakes import Mistake
@@ -39,6 +40,7 @@ class Lines:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended = False
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self._poll = None
         if hasattr(select, "poll"):
             self._poll = select.poll()
@@ -94,7 +96,9 @@ class Lines:
         group = self._left
         if len(group) > _GROUP:
             end = bytes(group[:_GROUP]).rfind(b"\n") + 1
-            group = group[: end or bytes(group).find(b"\n") + 1]
+            if not end:  # a file takes a long line whole; anything else could hold up the loop
+                end = bytes(group).find(b"\n") + 1 if self._is_file else _GROUP
+            group = group[:end]
         try:
             count = os.write(self._fd, group)
         except BlockingIOError:  # somebody else made it so, and was quicker
