@@ -43,6 +43,7 @@ NAMES = (
     "startup",
     "imports",
     "task_group",
+    "command_line",
     "faults",
 )
 

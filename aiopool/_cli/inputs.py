@@ -17,6 +17,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._cli.mistakes import Mistake, unreadable
+from aiopool._cli.readiness import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -106,13 +107,14 @@ class _File:
             )
         except OSError as error:
             raise unreadable(name, error) from None
+        self._readiness = Readiness(self._fd, to_write=False)
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """What is there to be read, until the end; waits for it without holding up the loop."""
-        waits = True
         while True:
             try:
-                if waits := waits and await _readable(self._fd):
+                if self._readiness.is_known:
+                    await self._readiness.wait()
                     block = os.read(self._fd, _BLOCK)
                 else:
                     block = await asyncio.to_thread(os.read, self._fd, 4 * _BLOCK)
@@ -124,23 +126,9 @@ class _File:
 
     def close(self) -> None:
         """Close it, unless it is standard input."""
+        self._readiness.close()
         if self.name != STDIN:
             os.close(self._fd)
-
-
-async def _readable(fd: int) -> bool:
-    """Wait until there is something to read; False where that cannot be waited for."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(fd, ready.set)
-    except (OSError, NotImplementedError):  # a file; a loop that waits for sockets only
-        return False
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
-    return True
 
 
 async def _rows(name: str, blocks: AsyncIterator[list[str]]) -> AsyncIterator[list[dict[str, str]]]:

@@ -128,6 +128,8 @@ class Mapping:
         self._out = Lines(stdout, "stdout") if job.output is None else _file(job.output, job, stack)
         self._errors = None if job.errors is None else _file(job.errors, job, stack)
         self._outputs = [lines for lines in (self._out, self._errors) if lines is not None]
+        for lines in self._outputs:
+            stack.callback(lines.close)
 
     async def run(self) -> None:
         """Every record through the function, every line to its file."""

@@ -16,6 +16,7 @@ import stat
 from typing import Final, final
 
 from aiopool._cli.mistakes import Mistake
+from aiopool._cli.readiness import Readiness
 
 _GROUP: Final = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe takes whole; a longer line may arrive in parts."""
@@ -41,10 +42,7 @@ class Lines:
         self._room = asyncio.Event()
         self._ended = False
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._poll = None
-        if hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLOUT)
+        self._readiness = Readiness(fd, to_write=True)
 
     def add(self, line: str) -> bool:
         """Have a line written soon; whether there is no more room."""
@@ -71,16 +69,18 @@ class Lines:
             await self._news.wait()
             self._news.clear()
             while self._take():
-                if not self._is_writable():
-                    await self._writable()
+                await self._readiness.wait()
                 self._write()
 
     def finish(self) -> None:
         """Write at once what is left, and wait for a slow reader; after an interrupt."""
         while self._take():
-            if self._poll is not None:
-                self._poll.poll()
+            self._readiness.block()
             self._write()
+
+    def close(self) -> None:
+        """Let go of it; the descriptor stays open."""
+        self._readiness.close()
 
     def _take(self) -> bool:
         """Whether there is something to write."""
@@ -109,16 +109,3 @@ class Lines:
             message = f"{self._name}: {os.strerror(error.errno or 0)}; make room and run it again"
             raise Mistake(message) from None
         self._left = self._left[count:]
-
-    def _is_writable(self) -> bool:
-        return self._poll is None or bool(self._poll.poll(0))
-
-    async def _writable(self) -> None:
-        """Wait until a group can be written without holding up the loop."""
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_writer(self._fd, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(self._fd)

@@ -1,6 +1,7 @@
 """The parts of the command line: records in, lines out, functions by name, rates."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -214,9 +215,14 @@ def pipe():
         os.close(end)
 
 
-async def test_lines_are_written_whole_and_in_groups(pipe):
+@pytest.fixture
+def lines(pipe):
+    with contextlib.closing(Lines(pipe[1], "out")) as opened:
+        yield opened
+
+
+async def test_lines_are_written_whole_and_in_groups(pipe, lines):
     """Nobody who reads a pipe sees half a line, and many lines go together."""
-    lines = Lines(pipe[1], "out")
     writing = asyncio.create_task(lines.written())
     texts = [f"{'x' * (n % 50)}\n" for n in range(1_000)]
     for text in texts:
@@ -227,9 +233,8 @@ async def test_lines_are_written_whole_and_in_groups(pipe):
     assert data == "".join(texts)
 
 
-async def test_lines_wait_for_a_slow_reader(pipe):
+async def test_lines_wait_for_a_slow_reader(pipe, lines):
     """A full pipe holds up those who add lines and not the loop, and nothing is lost."""
-    lines = Lines(pipe[1], "out")
     writing = asyncio.create_task(lines.written())
     line, added = "x" * 99 + "\n", 0
     while not lines.add(line):
@@ -252,9 +257,8 @@ async def test_lines_wait_for_a_slow_reader(pipe):
     assert data == (line * (added + 1)).encode()
 
 
-async def test_a_line_longer_than_a_pipe_takes_arrives(pipe):
+async def test_a_line_longer_than_a_pipe_takes_arrives(pipe, lines):
     """A line that no pipe takes whole is written in parts, and the next one after it."""
-    lines = Lines(pipe[1], "out")
     writing = asyncio.create_task(lines.written())
     text = "x" * 200_000
     lines.add(f"{text}\n")
@@ -274,17 +278,16 @@ async def test_a_reader_that_went_away():
     source, sink = os.pipe()
     os.close(source)
     try:
-        lines = Lines(sink, "out")
-        lines.add("x\n")
-        with pytest.raises(BrokenPipeError):
-            await asyncio.wait_for(lines.written(), 10)
+        with contextlib.closing(Lines(sink, "out")) as lines:
+            lines.add("x\n")
+            with pytest.raises(BrokenPipeError):
+                await asyncio.wait_for(lines.written(), 10)
     finally:
         os.close(sink)
 
 
-def test_what_waits_is_written_at_the_end(pipe):
+def test_what_waits_is_written_at_the_end(pipe, lines):
     """After an interrupt all that was added is written at once."""
-    lines = Lines(pipe[1], "out")
     lines.add("x\n")
     lines.add("y\n")
     lines.finish()
