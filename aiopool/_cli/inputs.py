@@ -101,13 +101,12 @@ class _File:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
         try:
-            self._fd = (
-                0 if name == STDIN else os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            )
+            self._fd = 0 if name == STDIN else os.open(name, flags)
+            self._readiness = Readiness(self._fd, to_write=False)
         except OSError as error:
-            raise unreadable(name, error) from None
-        self._readiness = Readiness(self._fd, to_write=False)
+            raise unreadable(_shown(name), error) from None
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """What is there to be read, until the end; waits for it without holding up the loop."""

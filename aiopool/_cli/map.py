@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DONE: Final = 0
 FAILED: Final = 1
 INTERRUPTED: Final = 130
+_STDOUT: Final = ("-", "/dev/stdout")
 READER_GONE: Final = 141
 """What a shell reports of a program that ended by SIGPIPE."""
 
@@ -125,8 +126,13 @@ class Mapping:
         self._job = job
         self._source = Source(job.inputs, job.form)
         self._call = call_of(job.target, is_json=job.form == "jsonl")
-        self._out = Lines(stdout, "stdout") if job.output is None else _file(job.output, job, stack)
-        self._errors = None if job.errors is None else _file(job.errors, job, stack)
+        read = [0 if name == STDIN else name for name in job.inputs]
+        if job.output is None or job.output in _STDOUT:
+            self._out = Lines(stdout, "stdout")
+        else:
+            self._out = _file(job.output, read, stack)
+            read.append(job.output)
+        self._errors = None if job.errors is None else _file(job.errors, read, stack)
         self._outputs = [lines for lines in (self._out, self._errors) if lines is not None]
         for lines in self._outputs:
             stack.callback(lines.close)
@@ -143,8 +149,8 @@ class Mapping:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            with suppress(BrokenPipeError):
-                for lines in self._outputs:
+            for lines in self._outputs:
+                with suppress(BrokenPipeError):
                     lines.finish()
 
     async def _stream(self) -> None:
@@ -225,6 +231,9 @@ def _may_pass(error: Exception) -> bool:
 @contextmanager
 def _stdout_for_results() -> Iterator[int]:
     """Give the descriptor of standard output to results alone; whatever else prints, to stderr."""
+    if sys.stdout is None:
+        message = "standard output is closed; let it go to a file or to /dev/null"
+        raise Mistake(message)
     sys.stdout.flush()
     fd = os.dup(1)
     os.dup2(2, 1)
@@ -236,18 +245,17 @@ def _stdout_for_results() -> Iterator[int]:
         os.close(fd)
 
 
-def _file(name: str, job: Job, stack: ExitStack) -> Lines:
-    """A file to write, closed with the stack; raises ``Mistake``."""
+def _file(name: str, others: Sequence[str | int], stack: ExitStack) -> Lines:
+    """A file to write, closed with the stack; raises ``Mistake``, also if it is one of others."""
     try:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        stack.callback(os.close, fd)
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode):
+            if any(os.path.samestat(found, os.stat(other)) for other in others):  # noqa: PTH116
+                message = f"{name} is in use as another file of this command; name another one"
+                raise Mistake(message)
+            os.truncate(fd, 0)
     except OSError as error:
         raise unreadable(name, error) from None
-    stack.callback(os.close, fd)
-    found = os.fstat(fd)
-    for other in job.inputs:
-        if os.path.samestat(found, os.stat(0 if other == STDIN else other)):  # noqa: PTH116
-            message = f"{name} is read and would be written; name another file"
-            raise Mistake(message)
-    if stat.S_ISREG(found.st_mode):
-        os.truncate(fd, 0)
     return Lines(fd, name)

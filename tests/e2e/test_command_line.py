@@ -225,7 +225,8 @@ MISTAKES = {
     "a time of none": (["shop:upper", "--timeout", "0"], "timeout=0.0: must be"),
     "a place for others": (["shop:upper_later", "--on", "process"], "shop:upper_later is an async"),
     "a rate of none": (["shop:upper", "--rate", "fast"], "as in 10/s"),
-    "its own input": (["shop:upper", "shop.py", "-o", "shop.py"], "name another file"),
+    "its own input": (["shop:upper", "shop.py", "-o", "shop.py"], "name another one"),
+    "one file twice": (["shop:upper", "-o", "x", "--errors", "./x"], "name another one"),
     "no folder": (["shop:upper", "-o", "nowhere/out"], "nowhere/out: No such file"),
 }
 
