@@ -32,7 +32,10 @@ def about() -> None:
 
 
 def _end(command: Callable[[], int]) -> None:
-    """End the program with a command's status; 2 and one line if the user has made a mistake."""
+    """End the program with a command's status.
+
+    That is 2, and one line, if the user has made a mistake, and 130 after a Ctrl-C.
+    """
     from aiopool._cli.mistakes import Mistake
 
     try:
@@ -40,6 +43,8 @@ def _end(command: Callable[[], int]) -> None:
     except Mistake as mistake:
         typer.echo(f"aiopool: {mistake}", err=True)
         status = 2
+    except KeyboardInterrupt:
+        status = 130
     raise typer.Exit(status)
 
 

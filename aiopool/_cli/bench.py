@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import platform
+import signal
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -224,12 +225,8 @@ def run(*, workers: int, rounds: int, quick: bool) -> int:
     """Ask every question and print the table; the exit status."""
     from rich.console import Console
 
-    console = Console()
-    try:
-        table = aiopool.run(_measure(workers, rounds, 0.02 if quick else 1.0))
-    except KeyboardInterrupt:
-        return 130
-    console.print(table)
+    table = aiopool.run(_measure(workers, rounds, 0.02 if quick else 1.0))
+    Console().print(table)
     return 0
 
 
@@ -282,4 +279,8 @@ def _context() -> BaseContext:
 
 
 def _executor(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=_context())
+    """An executor whose workers leave a Ctrl-C to this process, as a pool's do."""
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    return ProcessPoolExecutor(
+        workers, mp_context=_context(), initializer=signal.signal, initargs=ignored
+    )
