@@ -67,6 +67,11 @@ class Lifecycle:
         self._refusing = True
         await parts.closer.close(drain=drain, timeout=timeout)
 
+    @property
+    def max_workers(self) -> int:
+        """Worker processes it has at most."""
+        return self._settings.max_workers
+
     def statistics(self) -> PoolStatistics:
         """The pool at this moment, as a frozen snapshot."""
         return observe.statistics(self._entered_parts())
