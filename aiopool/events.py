@@ -1,17 +1,27 @@
-"""What a pool tells its observers: public facts, one frozen dataclass each.
+"""What a pool, or a spool, tells its observers: public facts, one frozen dataclass each.
 
 An observer is a callable that takes one event; ``Pool(observers=[...])`` calls it on the event
 loop, so it must be quick. What it raises is logged and goes no further. Events are built only
 when there are observers. ``at`` is seconds of ``time.monotonic``.
+``Spool(observers=[...])`` does the same with the events of files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "Event",
+    "FileDone",
+    "FileEvent",
+    "FileFailed",
+    "FileRecovered",
+    "FileReturned",
+    "FileStarted",
     "TaskCancelled",
     "TaskFailed",
     "TaskFinished",
@@ -85,3 +95,54 @@ class WorkerEnded(Event):
 
     pid: int | None
     crashed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEvent(Event):
+    """Something that happened to a file of a spool: ``name`` is the one it came with."""
+
+    name: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStarted(FileEvent):
+    """Its call runs, in the worker process ``pid``; None if it runs in this one."""
+
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FileEnded(FileEvent):
+    """Its call has ended: ``seconds`` are those of the last attempt, ``pid`` its process."""
+
+    path: Path | None  # where the file is now; None if the call has removed it
+    pid: int | None
+    attempts: int
+    seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDone(_FileEnded):
+    """Its call returned."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFailed(_FileEnded):
+    """Its call failed for good."""
+
+    error: BaseException
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReturned(FileEvent):
+    """Its call was stopped, and the file waits again."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecovered(FileEvent):
+    """It waits again, because the watcher that had claimed it is dead."""

@@ -5,364 +5,85 @@
     async with aiopool.Pool() as pool:
         await Spool("inbox", work).run(pool)
 
-``inbox/7.task`` waits; whoever renames it into a folder of his own, ``inbox/.running-<pid>-<random>/``,
-has claimed it. It is renamed back when it was not executed, and becomes ``inbox/7.task.done``, or
-``inbox/7.task.failed`` with the reason beside it in ``inbox/7.task.error``.
-
-Rules:
+``inbox/7.task`` waits. Whoever renames it into a folder of his own, ``inbox/.running-<pid>-<hex>``,
+has claimed it. It is renamed back if its call was stopped, else it becomes ``inbox/7.task.done``,
+or ``inbox/7.task.failed`` with the reason beside it in ``inbox/7.task.error``.
 
 - A rename is atomic, so any number of watchers, in any processes, may share a folder.
-- A watcher keeps a lock on a file in its folder of claims for as long as it lives. A lock that can
-  be had says that the owner is dead, and what he had claimed goes back: the kernel cannot be wrong
-  about that, as a process id that was given out again could.
-- A file is claimed when there is room to run it, not before: the most important one then. The rest
-  is for others.
-- Nothing is ever overwritten.
-- A file that somebody still writes is left alone. On Linux the kernel is asked, by a read lease, which
-  nobody gets while a writer has the file open (https://man7.org/linux/man-pages/man2/F_GETLEASE.2const.html);
-  elsewhere, and for the files of others, size and time have to stay the same for ``settle`` seconds.
+- A watcher holds a lock in its folder of claims for as long as it lives. A lock that can be had
+  says that its owner is dead, and what he had claimed goes back; about that the kernel cannot
+  be wrong, as a process id that was given out again would be.
+- A file is claimed when there is room to run it and not before: the first in line then.
+- Nothing is ever overwritten, and no file is taken that is still being written.
 
-What is listed is the truth; notifications only tell when to look, and a scan now and then makes
-good for those that were lost. Not here: subfolders, symbolic links, and a daemon.
+What a scan lists is the truth; notifications only tell when to look.
+Not here: subfolders and symbolic links, which are left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import fnmatch
 import logging
-import os
 import re
-import secrets
-import signal
-import sys
 import traceback
-from bisect import bisect_left, insort
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from math import inf, isnan
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, final
 
 from watchfiles import Change, awatch
 
+from aiopool import events
+from aiopool._spool.claims import Claims
+from aiopool._spool.line import Line, by_name, by_number
+from aiopool._spool.writing import Growing
 from aiopool.errors import PoolFull, WorkerCrashed
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import os
+    from collections.abc import Callable, Iterable
     from typing import Unpack
 
-    from aiopool import Pool, TaskHandle, TaskOptions
+    from aiopool import Pool, TaskGroup, TaskHandle, TaskOptions
 
-__all__ = [
-    "FileDone",
-    "FileEvent",
-    "FileFailed",
-    "FileRecovered",
-    "FileReturned",
-    "FileStarted",
-    "RunningFile",
-    "Spool",
-    "SpoolStatistics",
-    "by_name",
-    "by_number",
-]
+__all__ = ["RunningFile", "Spool", "SpoolStatistics", "by_name", "by_number"]
 
 _log: Final = logging.getLogger("aiopool")
-_OURS: Final = (".done", ".failed", ".error")
-_CLAIMS: Final = ".running-"
 _STEP: Final = 10
-"""Milliseconds between two looks at the system's notifications; a file is seen after two of them."""
-_GROWING: Final = 0.02
-"""Seconds between two looks at files that are being written."""
+"""Milliseconds between two looks at what the system tells; a file is noticed after two of them."""
+_SOON: Final = 0.02
+"""Seconds between two looks at files that are being written, and at a pool that is full."""
 _SHARE: Final = 20
-"""Looking at the folder may take one part in so many of the time."""
+"""Of the time, one part in so many at most is spent on listing the folder, or on such files."""
 
 
-# --- what is told ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEvent:
-    """Something that happened to a file of the folder: ``name`` is the one it came with."""
-
-    name: str
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStarted(FileEvent):
-    """Its call runs, in the worker process ``pid``; None if it runs in this one."""
-
-    pid: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FileEnded(FileEvent):
-    """Its call has ended: ``seconds`` are those of the last attempt, ``pid`` its process."""
-
-    path: Path | None  # where the file is now; None if the call has removed it
-    pid: int | None
-    attempts: int
-    seconds: float
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileDone(_FileEnded):
-    """Its call returned."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFailed(_FileEnded):
-    """Its call failed for good."""
-
-    error: BaseException
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileReturned(FileEvent):
-    """Its call was stopped, and the file waits again."""
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRecovered(FileEvent):
-    """It waits again, because the watcher that had claimed it is dead."""
+# --- what can be seen -----------------------------------------------------------------------
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class RunningFile:
-    """A file that is worked on at one moment."""
+    """A file that is worked on: its name, its worker process if that is known, seconds so far."""
 
     name: str
     pid: int | None
-    """The worker process, None while it is not known or if there is none."""
     seconds: float
-    """Since it was claimed."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SpoolStatistics:
-    """A spool at one moment; ``executed``, ``failed`` and ``returned`` count from its start."""
+    """A spool at one moment: files in line and still being written, worked on, and ended so far."""
 
     waiting: int
-    """Files in line, as far as they have been seen."""
     growing: int
-    """Files that are still being written."""
     running: tuple[RunningFile, ...]
-    """Files that are worked on, oldest first."""
     executed: int
-    """Files whose call returned."""
     failed: int
-    """Files whose call failed for good."""
     returned: int
-    """Files whose call was stopped, and that wait again."""
-
-
-# --- order ----------------------------------------------------------------------------------
-
-
-def by_name(name: str) -> str:
-    """The order of names as people see it: ``2.task`` comes before ``10.task``."""
-    # A number is led by the number of its digits, so that text sorts as numbers do.
-    return re.sub(r"\d+", lambda found: f"{len(found[0].lstrip('0')):04}{found[0]}", name)
-
-
-def by_number(pattern: str) -> Callable[[str], tuple[float, str]]:
-    """An order by the number that a regular expression finds in the name, in its first group.
-
-    Lower comes first, names without one last, equal ones by name: ``by_number(r"-p(\\d+)")``.
-    Raises ValueError if the expression is none, or has no group.
-    """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-    if not expression.groups:
-        raise ValueError(f"{pattern!r} has no group; put the number in brackets, as in '(\\d+)'")
-
-    def key(name: str) -> tuple[float, str]:
-        found = expression.search(name)
-        try:
-            number = float(found[1]) if found else inf
-        except (TypeError, ValueError):
-            number = inf
-        return inf if isnan(number) else number, by_name(name)
-
-    return key
-
-
-# --- the folder -----------------------------------------------------------------------------
-
-
-@final
-class _Claims:
-    """A watcher's own folder inside the watched one, and its lock; what is in it is claimed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        while True:
-            name = f"{_CLAIMS}{os.getpid()}-{secrets.token_hex(4)}"
-            self.path = folder / name
-            self.path.mkdir()
-            with suppress(FileNotFoundError):  # somebody took it for a dead one's and removed it
-                lock = _locked(self.path)
-                if lock is not None:
-                    self._lock = lock
-                    return
-
-    def take(self, name: str) -> Path | None:
-        """Claim a file; where it is now, None if it is gone."""
-        path = self.path / name
-        if path.exists():  # it could not go back, and is not to be overwritten
-            return None
-        try:
-            (self.folder / name).rename(path)
-        except FileNotFoundError:
-            return None
-        return path
-
-    def give_back(self, name: str) -> bool:
-        """Let a file wait again; False if it cannot, for another of that name waits."""
-        try:
-            _move(self.path / name, self.folder / name)
-        except FileExistsError:
-            return False  # it goes back when that one is done
-        except FileNotFoundError:
-            pass  # its call has removed it
-        return True
-
-    def conclude(self, name: str, suffix: str) -> Path | None:
-        """Put a file back under a name that tells how it ended; None if it is gone."""
-        for number in count(1):
-            place = self.folder / f"{name}{'' if number == 1 else f'.{number}'}{suffix}"
-            with suppress(FileExistsError):
-                try:
-                    _move(self.path / name, place)
-                except FileNotFoundError:
-                    return None
-                return place
-        raise AssertionError
-
-    def close(self) -> None:
-        """Give everything back and let go of the folder."""
-        _dissolve(self.path)
-        os.close(self._lock)
-
-    def scan(self, pattern: re.Pattern[str]) -> tuple[list[str], list[str]]:
-        """The names of files that wait, and of those among them whose watcher was dead."""
-        names, recovered = [], []
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(_CLAIMS) and entry.name != self.path.name:
-                    recovered += _recover(self.folder / entry.name)
-                elif is_ours(entry.name, pattern) and entry.is_file(follow_symlinks=False):
-                    names.append(entry.name)
-        recovered = [name for name in recovered if is_ours(name, pattern)]
-        return [*names, *recovered], recovered
-
-
-def _wanted(name: str, pattern: re.Pattern[str]) -> bool:
-    """Whether a name is one that files may have which wait."""
-    return pattern.match(name) is not None and not name.endswith(_OURS) and name[0] != "."
-
-
-def _locked(claims: Path) -> int | None:
-    """The lock of a folder of claims as an open file, None if somebody has it.
-
-    Raises FileNotFoundError if the folder is gone.
-    """
-    path = claims / ".lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(lock, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_ino == path.stat().st_ino:
-            return lock
-    except OSError:
-        pass
-    os.close(lock)
-    return None
-
-
-def _recover(claims: Path) -> list[str]:
-    """Give back what a dead watcher had claimed; the names."""
-    try:
-        lock = _locked(claims)
-    except OSError:  # gone by now, or not ours to judge
-        return []
-    if lock is None:
-        return []
-    try:
-        return _dissolve(claims)
-    finally:
-        os.close(lock)
-
-
-def _dissolve(claims: Path) -> list[str]:
-    """Move all claims back and remove their folder; it stays where one cannot go back yet."""
-    moved = []
-    with suppress(OSError):
-        for name in os.listdir(claims):
-            if name != ".lock":
-                with suppress(FileExistsError, FileNotFoundError):
-                    _move(claims / name, claims.parent / name)
-                    moved.append(name)
-        (claims / ".lock").unlink()
-        claims.rmdir()
-    return moved
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename a file; raises FileExistsError instead of overwriting another."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError:  # a file system without hard links, a file of somebody else, or a folder
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        source.rename(target)
-    else:
-        source.unlink()
-
-
-def _is_open_for_writing(path: Path) -> bool | None:
-    """Whether any process has the file open for writing; None if the system does not tell."""
-    if sys.platform != "linux":
-        return None
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except PermissionError:
-        return None
-    try:
-        # A writer who comes in this very moment waits, and we are sent a signal, by default one
-        # that ends the process: this one is ignored.
-        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:  # somebody else's file, or a file system that has no leases
-        return None
-    finally:
-        os.close(file)
-    return False
 
 
 # --- the spool ------------------------------------------------------------------------------
@@ -370,30 +91,28 @@ def _is_open_for_writing(path: Path) -> bool | None:
 
 @final
 @dataclass(slots=True)
-class _File:
+class _Work:
     """A file that is worked on."""
 
     since: float
     handle: TaskHandle[Any] | None = None
-    pid: int | None = None
     announced: bool = False
 
 
 @final
 class Spool:
-    """A queue that is a folder: calls ``fn(path)`` with each file that matches ``pattern``.
+    """A queue that is a folder: ``fn(path)`` is called with each file that matches ``pattern``.
 
-    ``path`` is the absolute ``pathlib.Path`` of the claimed file, under the name it came with.
-    ``fn`` is called where the pool calls it: a plain function in a worker process, an ``async
-    def`` on the event loop. Results belong elsewhere; what ``fn`` leaves beside the file is moved
-    to the folder when the watcher ends.
+    ``path`` is the absolute ``pathlib.Path`` of the claimed file, which has the name it came with.
+    A plain ``fn`` is called in a worker process, an ``async def`` on the event loop. Its results
+    belong elsewhere: what it leaves beside the file comes to the folder when the watcher ends.
 
-    ``order``: a key function of file names, the smallest comes first; ``by_name`` or what
-    ``by_number`` makes. ``settle``: seconds a file has to stay as it is, where the system does not
-    tell whether it is being written. ``rescan``: seconds between two looks at the whole folder,
-    which find what notifications have missed. ``observers``: called with each ``FileEvent``, on the
-    event loop. The options are those of each call, ``name`` aside; ``limit`` is how many files are
-    worked on at once, default the pool's workers.
+    ``order``: a key of file names, the smallest comes first: ``by_name``, ``by_number(...)``, or
+    your own. ``settle``: seconds a file has to stay as it is where the system does not tell whether
+    it is being written. ``rescan``: seconds between two looks at the whole folder, which find what
+    notifications have missed. ``observers``: called with each ``aiopool.events.FileEvent``.
+    The options are those of the calls; ``limit`` files are worked on at once, by default as many as
+    the pool has workers, and ``name`` is the file's. Raises TypeError or ValueError.
     """
 
     def __init__(  # noqa: PLR0913 - all but two by keyword
@@ -405,13 +124,45 @@ class Spool:
         order: Callable[[str], Any] = by_name,
         settle: float = 0.5,
         rescan: float = 5.0,
-        observers: Iterable[Callable[[FileEvent], object]] = (),
+        observers: Iterable[Callable[[events.FileEvent], object]] = (),
         **options: Unpack[TaskOptions],
     ) -> None:
-        ...
+        if "name" in options:
+            raise TypeError("name: a call of a spool is named after its file")
+        if not (settle >= 0 and rescan > 0):
+            raise ValueError(f"settle={settle!r}, rescan={rescan!r}: must be seconds above 0")
+        self.folder = Path(folder).absolute()
+        self._fn = fn
+        self._pattern = re.compile(fnmatch.translate(pattern))
+        self._rescan = rescan
+        self._observers = tuple(observers)
+        self._limit = options.pop("limit", None)
+        self._options = options
+        self._in_process = not iscoroutinefunction(fn) and options.get("on") in {None, "process"}
+        self._pool: Pool | None = None  # while it runs
+        self._line = Line(order)
+        self._arrived: set[str] = set()  # names that may have to stand in line
+        self._growing = Growing(self.folder, settle)
+        self._running: dict[str, _Work] = {}
+        self._executed = self._failed = self._returned = 0
+        self._wake = asyncio.Event()
+        self._list_at = self._grow_at = self._ask_in = 0.0
 
     def statistics(self) -> SpoolStatistics:
         """The spool at this moment, as a frozen snapshot."""
+        now, pids = monotonic(), self._pids()
+        running = [
+            RunningFile(name, pids.get(self._label(name)), now - work.since)
+            for name, work in self._running.items()
+        ]
+        return SpoolStatistics(
+            waiting=len(self._line) + len(self._arrived),
+            growing=len(self._growing.files),
+            running=tuple(running),
+            executed=self._executed,
+            failed=self._failed,
+            returned=self._returned,
+        )
 
     async def run(self, pool: Pool, *, once: bool = False) -> SpoolStatistics:
         """Work through what is in the folder and what arrives, until this is cancelled.
@@ -420,3 +171,204 @@ class Spool:
         run and returns their files to the queue. Raises OSError if the folder cannot be used, or
         is gone; what the pool raises if ``fn`` cannot be sent, or no worker can be started.
         """
+        if self._pool is not None:
+            raise RuntimeError("this spool is running already")
+        claims = Claims(self.folder, self._pattern)
+        self._pool, self._list_at = pool, 0.0
+        try:
+            async with pool.task_group() as group:
+                listening = group.create_task(self._listen(claims))
+                await asyncio.sleep(0)  # the watch begins before the first scan: no gap between
+                await self._serve(pool, group, claims, once=once)
+                listening.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        finally:
+            for name in list(self._running):  # cancelled before it began
+                self._conclude(name, claims)
+            claims.close()
+            self._pool = None
+        return self.statistics()
+
+    async def _listen(self, claims: Claims) -> None:
+        """Note the names that notifications tell of."""
+        changes = awatch(
+            self.folder,
+            watch_filter=None,
+            recursive=False,
+            debounce=_STEP,
+            step=_STEP,
+            rust_timeout=0,
+        )
+        try:
+            async for found in changes:
+                for change, path in found:
+                    if Path(path) == self.folder:
+                        self._list_at = 0.0  # to find out what became of it
+                    elif change != Change.deleted and claims.wants(Path(path).name):
+                        self._arrived.add(Path(path).name)
+                self._wake.set()
+        except (OSError, RuntimeError) as error:  # as where there may be no more watches
+            _log.warning("%s is only looked at now and then: %s", self.folder, error)
+
+    async def _serve(self, pool: Pool, group: TaskGroup, claims: Claims, *, once: bool) -> None:
+        limit = pool.max_workers if self._limit is None else self._limit
+        while True:
+            if monotonic() >= self._list_at:
+                await self._list(claims)
+            self._line_up()
+            while len(self._running) < limit and (name := self._claim(claims)) is not None:
+                self._running[name] = _Work(monotonic())
+                self._ask_in = 0.001
+                group.create_task(self._work(pool, name, claims))
+            if once and self._is_idle():
+                await self._list(claims)
+                if self._is_idle():
+                    return
+                continue
+            await self._pause()
+            self._announce()
+
+    async def _pause(self) -> None:
+        """Wait until there is something to look at."""
+        now = monotonic()
+        wait = self._list_at - now
+        if self._growing.files:
+            wait = min(wait, self._grow_at - now)
+        if not all(work.announced for work in self._running.values()):
+            wait = min(wait, self._ask_in)
+            self._ask_in = min(2 * self._ask_in, 0.1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(wait, 0.0)):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is left to do; a file whose writer lets it be is left to him."""
+        return not (self._running or self._line or self._arrived) and self._growing.at_rest
+
+    # Files in line ------------------------------------------------------------------------
+
+    async def _list(self, claims: Claims) -> None:
+        """Look at the whole folder, in a thread: it may hold a hundred thousand files."""
+        began = monotonic()
+        recovered = await asyncio.to_thread(self._take_stock, claims)
+        now = monotonic()
+        self._list_at = now + max(self._rescan, _SHARE * (now - began))
+        for name in recovered:
+            self._tell(events.FileRecovered(at=now, name=name))
+
+    def _take_stock(self, claims: Claims) -> list[str]:
+        names, recovered = claims.scan()
+        self._growing.keep(names)
+        self._line.replace(names.difference(self._growing.files))
+        return recovered
+
+    def _line_up(self) -> None:
+        """Give a place in line to files that have arrived, or are written by now."""
+        began = monotonic()
+        if began >= self._grow_at:
+            self._arrived.update(filter(self._growing.is_whole, list(self._growing.files)))
+            now = monotonic()
+            self._grow_at = now + max(_SOON, _SHARE * (now - began))
+        for name in self._arrived.difference(self._growing.files):
+            self._line.add(name)
+        self._arrived.clear()
+
+    def _claim(self, claims: Claims) -> str | None:
+        """Claim the first in line that can be had; its name."""
+        while self._line:
+            name = self._line.pop()
+            if name not in self._running and self._growing.is_whole(name) and claims.take(name):
+                return name
+        return None
+
+    # Files that are worked on -------------------------------------------------------------
+
+    async def _work(self, pool: Pool, name: str, claims: Claims) -> None:
+        work, path = self._running[name], claims.path / name
+        options: Any = {**self._options, "name": self._label(name)}
+        try:
+            async with pool.task_group() as group:
+                while work.handle is None:
+                    try:
+                        work.handle = group.start_soon(self._fn, path, **options)
+                    except PoolFull:
+                        await asyncio.sleep(_SOON)
+        except ExceptionGroup as failed:
+            if work.handle is None:
+                raise failed.exceptions[0] from None
+        finally:
+            self._conclude(name, claims)
+
+    def _conclude(self, name: str, claims: Claims) -> None:
+        """Rename a file by how its call ended."""
+        work = self._running.pop(name)
+        self._wake.set()
+        handle, now = work.handle, monotonic()
+        if handle is None or not handle.done() or handle.cancelled():
+            claims.give_back(name)
+            self._returned += 1
+            self._tell(events.FileReturned(at=now, name=name))
+            return
+        error = handle.exception()
+        if isinstance(error, WorkerCrashed) and not handle.attempts:
+            claims.give_back(name)
+            raise error  # no worker can be started, which is not the file's fault
+        if not work.announced:
+            self._tell(events.FileStarted(at=now, name=name, pid=handle.pid))
+        path = claims.conclude(name, ".done" if error is None else ".failed")
+        facts: Any = {
+            "at": now,
+            "name": name,
+            "path": path,
+            "pid": handle.pid,
+            "attempts": handle.attempts,
+            "seconds": handle.ran_for,
+        }
+        if error is None:
+            self._executed += 1
+            self._tell(events.FileDone(**facts))
+        else:
+            self._failed += 1
+            _explain(path or self.folder / f"{name}.failed", handle, error)
+            self._tell(events.FileFailed(**facts, error=error))
+        if (self.folder / name).exists():  # another of that name has come meanwhile
+            self._arrived.add(name)
+
+    def _announce(self) -> None:
+        """Tell of calls that have started: in a process, once the worker is known."""
+        pids = self._pids()
+        for name, work in self._running.items():
+            pid = pids.get(self._label(name))
+            here = not self._in_process and work.handle is not None
+            if not work.announced and (here or pid is not None):
+                work.announced = True
+                self._tell(events.FileStarted(at=monotonic(), name=name, pid=pid))
+
+    def _pids(self) -> dict[str | None, int | None]:
+        """The worker process of each call of the pool, by what the call is named."""
+        workers = () if self._pool is None else self._pool.statistics().workers
+        return {worker.task: worker.pid for worker in workers}
+
+    def _label(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _tell(self, event: events.FileEvent) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # noqa: BLE001 - an observer's fault is its own
+                _log.exception("an observer of a spool raised; the event was %r", event)
+
+
+def _explain(failed: Path, handle: TaskHandle[Any], error: BaseException) -> None:
+    """Write beside a failed file what it failed with."""
+    times = "once" if handle.attempts == 1 else f"{handle.attempts} times"
+    where = "" if handle.pid is None else f", at last in process {handle.pid}"
+    lines = [f"tried {times}{where}, for {handle.ran_for:.3f} s\n\n"]
+    lines += traceback.format_exception(error)
+    try:
+        failed.with_suffix(".error").write_text("".join(lines), "utf-8", "backslashreplace")
+    except OSError as fault:
+        _log.warning("could not write why %s failed: %s", failed, fault)

@@ -19,6 +19,7 @@ AIOPOOL = Package(ROOT / "aiopool")
 
 # Which room may import from which, beside itself. `facts` are errors.py and events.py, the
 # facade is __init__.py, the cli is cli.py, __main__.py and _cli, an add-on any other public file.
+# One add-on, the spool, has a room of its own behind it, which nobody else looks into.
 MAY_IMPORT = {
     "facts": set(),
     "_core": {"facts"},
@@ -28,7 +29,9 @@ MAY_IMPORT = {
     "_run": {"_backends", "_worker", "_wire", "_core", "facts"},
     "facade": {"_run", "_backends", "_worker", "_wire", "_core", "facts"},
     "add-on": {"facade", "facts"},
-    "cli": {"add-on", "facade", "facts"},
+    "_spool": {"facts"},
+    "spool": {"_spool", "facade", "facts"},
+    "cli": {"spool", "add-on", "facade", "facts"},
 }
 # One public file each, that does not lean on its neighbours.
 NO_NEIGHBOURS = {"add-on"}
@@ -50,7 +53,7 @@ FORBIDDEN = {
 }
 # What a room must not import from inside the package although its room is allowed.
 FORBIDDEN_INSIDE = {"_worker": {"aiopool.events"}}
-STANDARD_LIBRARY_ONLY = {"_worker"}
+STANDARD_LIBRARY_ONLY = {"_spool", "_worker"}
 
 # Third-party engines: the name imported -> the name in pyproject.toml. Each has one file; the
 # command line, which nothing else is built on, may have one of its own.
@@ -87,9 +90,8 @@ def room_of(module):
         return parts[0] if parts[0] in MAY_IMPORT else None
     if len(parts) > 1:
         return None
-    return {"errors": "facts", "events": "facts", "cli": "cli", "__main__": "cli"}.get(
-        parts[0], "add-on"
-    )
+    rooms = {"errors": "facts", "events": "facts", "cli": "cli", "__main__": "cli"}
+    return {**rooms, "spool": "spool"}.get(parts[0], "add-on")
 
 
 # --- rules ----------------------------------------------------------------------------------
@@ -320,6 +322,14 @@ IMAGINARY = {
         {"trace.py": "from aiopool.journal import Journal", "journal.py": ""},
         "aiopool/trace.py:1 imports aiopool.journal (add-on); add-on may import from facade, facts",
     ),
+    "an add-on that uses the spool's room": (
+        imports_against_the_direction,
+        {"trace.py": "from aiopool._spool import claims", "_spool/claims.py": ""},
+        (
+            "aiopool/trace.py:1 imports aiopool._spool.claims (_spool); "
+            "add-on may import from facade, facts"
+        ),
+    ),
     "a worker that uses events": (
         imports_against_the_direction,
         {"_worker/serve.py": "from aiopool import events", "events.py": ""},
@@ -390,7 +400,7 @@ IMAGINARY = {
         {"_stuff/thing.py": ""},
         (
             "aiopool/_stuff/thing.py is in no room: "
-            "facts, _core, _wire, _worker, _backends, _run, facade, add-on, cli"
+            "facts, _core, _wire, _worker, _backends, _run, facade, add-on, _spool, spool, cli"
         ),
     ),
 }
