@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -160,3 +160,48 @@ def bench(
     from aiopool._cli import bench as benching
 
     _end(lambda: benching.run(workers=workers, rounds=rounds, quick=quick))
+
+
+@app.command()
+def watch(  # noqa: PLR0913, PLR0917 - as above
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder to watch.")],
+    call: Annotated[
+        str, typer.Option(metavar="MODULE:FUNCTION", help="Called with the path of each file.")
+    ],
+    pattern: Annotated[str, typer.Option(metavar="GLOB", help="Names to pick up.")] = "*.task",
+    priority: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Its group is a number: lower first; else by name."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Do what is there, and end.")] = False,  # noqa: FBT002
+    workers: Workers = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Files at once.", show_default="--workers")
+    ] = None,
+    retry: Attempts = None,
+    backoff: Backoff = 0.1,
+    timeout: Timeout = None,
+    on: On = None,
+    settle: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="A file at rest so long is whole.")
+    ] = 0.5,
+    progress: Progress = None,
+) -> None:
+    """Apply a function to every file that arrives in a folder.
+
+    Files are renamed to NAME.done, or NAME.failed with the reason in NAME.error. Several watchers
+    may share a folder. Ctrl-C returns what is not finished. Exit status: with --once 1 if files
+    failed; 2 for a mistake, or a folder that is gone.
+    """
+    from functools import partial
+
+    given = {name: value for name, value in locals().items() if name != "partial"}
+    given["on"] = on and on.value
+    given["progress"] = sys.stderr.isatty() if progress is None else progress
+    _end(partial(_watch, given))
+
+
+def _watch(given: dict[str, Any]) -> int:
+    from aiopool._cli import watch as watching  # may lack its extra
+
+    return watching.run(watching.Job(**given))
