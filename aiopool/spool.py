@@ -56,6 +56,8 @@ _STEP: Final = 10
 """Milliseconds between two looks at what the system tells; a file is noticed after two of them."""
 _SOON: Final = 0.02
 """Seconds between two looks at files that are being written, and at a pool that is full."""
+_LONG: Final = 0.1
+"""Seconds between two looks at what is not expected to change."""
 _SHARE: Final = 20
 """Of the time, one part in so many at most is spent on listing the folder, or on such files."""
 
@@ -202,11 +204,11 @@ class Spool:
         )
         try:
             async for found in changes:
-                for change, path in found:
-                    if Path(path) == self.folder:
-                        self._list_at = 0.0  # to find out what became of it
-                    elif change != Change.deleted and claims.wants(Path(path).name):
-                        self._arrived.add(Path(path).name)
+                names = {Path(path).name for change, path in found if change != Change.deleted}
+                self._arrived.update(filter(claims.wants, names))
+                # Its own end is not told, for the lock in it keeps it half alive.
+                if not claims.path.exists():
+                    self._list_at = 0.0
                 self._wake.set()
         except (OSError, RuntimeError) as error:  # as where there may be no more watches
             _log.warning("%s is only looked at now and then: %s", self.folder, error)
@@ -217,7 +219,7 @@ class Spool:
             if monotonic() >= self._list_at:
                 await self._list(claims)
             self._line_up()
-            while len(self._running) < limit and (name := self._claim(claims)) is not None:
+            while self._has_room(limit) and (name := self._claim(claims)) is not None:
                 self._running[name] = _Work(monotonic())
                 self._ask_in = 0.001
                 group.create_task(self._work(pool, name, claims))
@@ -237,11 +239,19 @@ class Spool:
             wait = min(wait, self._grow_at - now)
         if not all(work.announced for work in self._running.values()):
             wait = min(wait, self._ask_in)
-            self._ask_in = min(2 * self._ask_in, 0.1)
+            self._ask_in = min(2 * self._ask_in, _LONG)
+        if self._line and self._running:  # to see whether one of them waits for another attempt
+            wait = min(wait, _LONG)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(wait, 0.0)):
                 await self._wake.wait()
         self._wake.clear()
+
+    def _has_room(self, limit: int) -> bool:
+        """Whether another file can be worked on: one that waits for an attempt gives way to one."""
+        handles = [work.handle for work in self._running.values() if work.handle is not None]
+        resting = sum(handle.state == "waiting" for handle in handles)
+        return len(self._running) - min(resting, limit) < limit
 
     def _is_idle(self) -> bool:
         """Whether nothing is left to do; a file whose writer lets it be is left to him."""

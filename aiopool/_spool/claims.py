@@ -53,7 +53,11 @@ class Claims:
         return not hidden and self._pattern.match(name) is not None
 
     def scan(self) -> tuple[set[str], list[str]]:
-        """The names of files that wait, and those of them that a dead watcher had claimed."""
+        """The names of files that wait, and those of them that a dead watcher had claimed.
+
+        Raises OSError if the folder cannot be read, or was removed, even if there is another now.
+        """
+        self.path.stat()
         names: set[str] = set()
         recovered: list[str] = []
         with os.scandir(self._folder) as entries:
