@@ -194,16 +194,15 @@ class Spool:
 
     async def _listen(self, claims: Claims) -> None:
         """Note the names that notifications tell of."""
-        changes = awatch(
-            self.folder,
-            watch_filter=None,
-            recursive=False,
-            debounce=_STEP,
-            step=_STEP,
-            rust_timeout=0,
-        )
         try:
-            async for found in changes:
+            async for found in awatch(
+                self.folder,
+                watch_filter=None,
+                recursive=False,
+                debounce=_STEP,
+                step=_STEP,
+                rust_timeout=0,
+            ):
                 names = {Path(path).name for change, path in found if change != Change.deleted}
                 self._arrived.update(filter(claims.wants, names))
                 # Its own end is not told, for the lock in it keeps it half alive.

@@ -143,3 +143,11 @@ def make_gate(tmp_path):
     yield make
     for gate in gates:
         gate.open()
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """Give an empty folder beside which, on the same file system, other files can be."""
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
