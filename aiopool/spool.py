@@ -30,6 +30,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, final
@@ -39,7 +40,7 @@ from watchfiles import Change, awatch
 from aiopool import events
 from aiopool._spool.claims import Claims
 from aiopool._spool.line import Line, by_name, by_number
-from aiopool._spool.writing import Growing
+from aiopool._spool.writing import Growing, is_told_of_writers
 from aiopool.errors import PoolFull, WorkerCrashed
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ class Spool:
         self._rescan = rescan
         self._observers = tuple(observers)
         self._limit = options.pop("limit", None)
+        if self._limit is not None and self._limit < 1:
+            raise ValueError(f"limit={self._limit!r}: must be at least 1, or None")
         self._options = options
         self._in_process = not iscoroutinefunction(fn) and options.get("on") in {None, "process"}
         self._pool: Pool | None = None  # while it runs
@@ -176,7 +179,8 @@ class Spool:
         if self._pool is not None:
             raise RuntimeError("this spool is running already")
         claims = Claims(self.folder, self._pattern)
-        self._pool, self._list_at = pool, 0.0
+        self._pool, self._list_at, self._wake = pool, 0.0, asyncio.Event()
+        self._growing.ask = is_told_of_writers(self.folder)
         try:
             async with pool.task_group() as group:
                 listening = group.create_task(self._listen(claims))
@@ -260,10 +264,10 @@ class Spool:
 
     async def _list(self, claims: Claims) -> None:
         """Look at the whole folder, in a thread: it may hold a hundred thousand files."""
-        began = monotonic()
+        began, self._list_at = monotonic(), inf
         recovered = await asyncio.to_thread(self._take_stock, claims)
         now = monotonic()
-        self._list_at = now + max(self._rescan, _SHARE * (now - began))
+        self._list_at = min(self._list_at, now + max(self._rescan, _SHARE * (now - began)))
         for name in recovered:
             self._tell(events.FileRecovered(at=now, name=name))
 
@@ -347,11 +351,12 @@ class Spool:
 
     def _announce(self) -> None:
         """Tell of calls that have started: in a process, once the worker is known."""
-        pids = self._pids()
-        for name, work in self._running.items():
+        new = {name: work for name, work in self._running.items() if not work.announced}
+        pids = self._pids() if new else {}
+        for name, work in new.items():
             pid = pids.get(self._label(name))
             here = not self._in_process and work.handle is not None
-            if not work.announced and (here or pid is not None):
+            if here or pid is not None:
                 work.announced = True
                 self._tell(events.FileStarted(at=monotonic(), name=name, pid=pid))
 

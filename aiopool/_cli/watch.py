@@ -80,7 +80,10 @@ class Job:
 def run(job: Job) -> int:
     """Do the job; the exit status."""
     watching = Watching(job)
-    aiopool.run(watching.run())
+    try:
+        aiopool.run(watching.run())
+    except KeyboardInterrupt:  # where a loop cannot be told of signals
+        return 128 + signal.SIGINT
     return watching.status
 
 
@@ -106,7 +109,7 @@ class Watching:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):  # Windows: Ctrl-C cancels all the same
-                loop.add_signal_handler(number, self._stop, number)
+                loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with aiopool.Pool(self._job.workers) as pool, self._shown():
                 await self._spool.run(pool, once=self._job.once)
@@ -122,11 +125,15 @@ class Watching:
         finally:
             self._sum_up()
 
+    def _on_signal(self, number: int) -> None:
+        """Stop; the same signal again ends the program at once."""
+        signal.signal(number, signal.SIG_DFL)
+        self._stop(number)
+
     def _stop(self, number: int) -> None:
-        """Give back what runs; the same signal again ends the program at once."""
+        """Give back what runs."""
         assert self._task is not None
         self._signal = number
-        signal.signal(number, signal.SIG_DFL)
         self._task.cancel()
 
     # What it says -------------------------------------------------------------------------
@@ -193,7 +200,7 @@ class _Above:
 
 def line(now: SpoolStatistics) -> str:
     """A spool at one moment, in a line."""
-    running = ", ".join(f"{file.name} in {file.pid or 'no process'}" for file in now.running)
+    running = ", ".join(f"{shown(file.name)} in {file.pid or 'no process'}" for file in now.running)
     growing = f", {now.growing} being written" if now.growing else ""
     names = f" ({running})" if running else ""
     counts = f"{now.executed} executed, {now.failed} failed, {now.waiting} waiting{growing}"
@@ -215,4 +222,9 @@ def sentence(event: events.FileEvent) -> str:
             what = "waits again: its watcher is dead"
         case _:
             what = "waits again: it was not finished"
-    return f"{event.name}: {what}"
+    return f"{shown(event.name)}: {what}"
+
+
+def shown(name: str) -> str:
+    """A name of a file as it can be printed, in a line."""
+    return name if name.isprintable() else repr(name)

@@ -2,7 +2,8 @@
 
 Linux is asked: a read lease is refused while any process has the file open for writing, see
 https://man7.org/linux/man-pages/man2/F_GETLEASE.2const.html. It is given for one's own files, on
-local file systems. Otherwise size and time of a file that is done stay as they are.
+local file systems. On others it may be refused for any file, so they are not asked. Otherwise size
+and time of a file that is done stay as they are.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import os
 import signal
 import sys
 from math import inf
+from pathlib import Path
 from stat import S_ISREG
 from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if sys.platform == "linux":
     import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
+
+_LOCAL: Final = {"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs"}
 
 
 class _Look(NamedTuple):
@@ -35,12 +38,14 @@ class _Look(NamedTuple):
 class Growing:
     """The files of a folder that were found being written.
 
-    ``settle``: seconds of rest that show a file to be whole where the system does not.
+    ``settle``: seconds of rest that show a file to be whole where the system does not; it is asked
+    if ``ask`` is set.
     """
 
     def __init__(self, folder: Path, settle: float) -> None:
         self._folder = folder
         self._settle = settle
+        self.ask = False
         self.files: dict[str, _Look] = {}
 
     def is_whole(self, name: str) -> bool:
@@ -51,7 +56,7 @@ class Growing:
             status = path.lstat()
             if not S_ISREG(status.st_mode):
                 return False
-            written = is_being_written(path)
+            written = is_being_written(path) if self.ask else None
         except FileNotFoundError:
             return False
         look = _Look(status.st_size, status.st_mtime_ns, now)
@@ -72,6 +77,18 @@ class Growing:
         """Whether none of them has changed lately: writers hold them, and let them be."""
         latest = max((look.since for look in self.files.values()), default=-inf)
         return monotonic() - latest > self._settle
+
+
+def is_told_of_writers(folder: Path) -> bool:
+    """Whether the system can be asked about the files of a folder."""
+    try:
+        device = folder.stat().st_dev
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kinds = [rest.split()[0] for rest in (m.split(" - ")[1] for m in mounts if f" {number} " in m)]
+    return bool(kinds) and _LOCAL.issuperset(kinds)
 
 
 def is_being_written(path: Path) -> bool | None:

@@ -72,7 +72,7 @@ async def test_no_notifications(inbox, pool, monkeypatch, caplog):
 async def test_a_file_that_is_being_written(inbox, pool, monkeypatch, tells):
     """A file is picked up when its writer is done or has long been, and meanwhile others are."""
     if not tells:
-        monkeypatch.setattr("aiopool._spool.writing.is_being_written", lambda path: None)
+        monkeypatch.setattr("aiopool.spool.is_told_of_writers", lambda folder: False)
     calls = Calls()
     spool = Spool(inbox, calls.note, settle=0.0 if tells else 3600.0)
     async with running(spool, pool):
@@ -284,11 +284,13 @@ async def test_no_worker_can_start(inbox):
 
 
 def test_options_out_of_range(tmp_path):
-    """A name, and times that are none, are refused when the spool is made."""
+    """A name, and numbers that are out of range, are refused when the spool is made."""
     with pytest.raises(TypeError, match="named after its file"):
         Spool(tmp_path, perform, name="x")
     with pytest.raises(ValueError, match="rescan=0"):
         Spool(tmp_path, perform, rescan=0)
+    with pytest.raises(ValueError, match="limit=0"):
+        Spool(tmp_path, perform, limit=0)
 
 
 async def test_running_twice(inbox, pool):

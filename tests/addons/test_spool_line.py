@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiopool._spool.line import Line
-from aiopool._spool.writing import Growing, is_being_written
+from aiopool._spool.writing import Growing, is_being_written, is_told_of_writers
 from aiopool.spool import by_name, by_number
 from tests.helpers import block_until
 
@@ -65,9 +65,8 @@ def test_a_file_that_a_writer_holds(tmp_path):
         is_being_written(path)
 
 
-def test_a_file_at_rest(tmp_path, monkeypatch):
+def test_a_file_at_rest(tmp_path):
     """Where the system does not tell, a file is whole when it has not changed for long enough."""
-    monkeypatch.setattr("aiopool._spool.writing.is_being_written", lambda path: None)
     growing = Growing(tmp_path, 0.05)
     path = tmp_path / "file"
     path.write_text("x")
@@ -78,6 +77,19 @@ def test_a_file_at_rest(tmp_path, monkeypatch):
     block_until(lambda: growing.is_whole("file"), "it is whole")
     assert not growing.files
     assert growing.at_rest
+
+
+@pytest.mark.parametrize(
+    ("kinds", "asked"), [(["ext4"], True), (["nfs4"], False), ([], False), (["xfs", "cifs"], False)]
+)
+def test_who_is_asked(tmp_path, monkeypatch, kinds, asked):
+    """Only file systems that are known to answer are asked who writes."""
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = [f"36 35 {number} / /somewhere rw - {kind} /dev/x rw" for kind in kinds]
+    mounts += ["37 35 0:999 / /elsewhere rw shared:1 - proc proc rw"]
+    monkeypatch.setattr(type(tmp_path), "read_text", lambda *args, **options: "\n".join(mounts))
+    assert is_told_of_writers(tmp_path) is asked
 
 
 def test_what_is_no_file(tmp_path):
