@@ -13,6 +13,8 @@ from tests import jobs
 from tests.addons.spool_jobs import drop, names, perform, running
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.usefixtures("watches_end")
+
 
 class Calls:
     """An async function that notes the names of the files it is given."""

@@ -16,6 +16,8 @@ from aiopool.spool import Spool
 from tests.addons.spool_jobs import drop, names, perform, running
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.usefixtures("watches_end")
+
 TASK = re.compile(r".*\.task\Z")
 
 
