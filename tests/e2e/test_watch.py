@@ -145,3 +145,37 @@ def test_an_interrupted_watcher(inbox, tmp_path, gate, sent):
     assert "1.task: waits again" in log
     assert "1 executed, 0 failed, 1 returned" in log
     assert "Traceback" not in log
+
+
+def test_the_live_line(inbox, tmp_path, gate):
+    """With ``--progress`` a live line tells what runs where, and lines of what went wrong stay."""
+    drop(inbox, "1.task", "gate", *gate.paths)
+    drop(inbox, "2.task", "fail", "no good")
+    drop(inbox, "3.task", "say", "a line")
+    log = tmp_path / "log"
+    with watching(inbox, log, "--progress"):
+        block_until(gate.is_entered)
+        wanted = [
+            f"1 executed, 1 failed, 0 waiting, 1 running (1.task in {gate.pid})",
+            "\x1b[K2.task: failed, tried once: ValueError: no good\n",
+            "\x1b[Ka line\n",
+        ]
+        block_until(lambda: all(part in log.read_text() for part in wanted), "all was told")
+        assert "started" not in log.read_text()
+
+
+def test_nobody_reads(inbox, tmp_path, gate):
+    """A watcher whose lines nobody reads any more returns its files and ends as by SIGPIPE."""
+    drop(inbox, "1.task", "gate", *gate.paths)
+    command = [sys.executable, *WATCH, str(inbox), *CALL]
+    reader, writer = os.pipe()
+    with (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen(
+            command, stdout=writer, stderr=err, env=environment(), cwd=ROOT, start_new_session=True
+        )
+    os.close(writer)
+    os.close(reader)
+    assert process.wait(20) == 128 + signal.SIGPIPE
+    gone(process.pid)
+    assert names(inbox) == ["1.task"]
+    assert "Traceback" not in (tmp_path / "err").read_text()
