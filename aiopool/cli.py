@@ -178,7 +178,9 @@ def watch(  # noqa: PLR0913, PLR0917 - as above
     limit: Annotated[
         int | None, typer.Option(min=1, help="Files at once.", show_default="--workers")
     ] = None,
-    retry: Attempts = None,
+    retry: Annotated[
+        int | None, typer.Option(min=1, help="Attempts at a file, the first included.")
+    ] = None,
     backoff: Backoff = 0.1,
     timeout: Timeout = None,
     on: On = None,

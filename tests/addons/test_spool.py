@@ -206,7 +206,7 @@ async def test_a_name_that_comes_again(inbox, pool):
     """A file that comes while another of its name is worked on is next."""
     calls = Calls()
     calls.free.clear()
-    spool = Spool(inbox, calls.note)
+    spool = Spool(inbox, calls.note, rescan=3600)
     async with running(spool, pool):
         drop(inbox, "1.task", "one")
         await wait_until(lambda: calls.names)
@@ -217,6 +217,28 @@ async def test_a_name_that_comes_again(inbox, pool):
         await wait_until(lambda: spool.statistics().executed == 3)
     assert "one" in (inbox / "1.task.done").read_text()
     assert "two" in (inbox / "1.task.2.done").read_text()
+
+
+async def test_a_name_that_comes_again_after_its_file_was_removed(inbox, pool):
+    """A file waits for the call of another of its name, also if that has removed its own."""
+    calls = Calls()
+    calls.free.clear()
+
+    async def consume(path):
+        path.unlink()
+        await calls.note(path)
+
+    spool = Spool(inbox, consume, rescan=3600)
+    async with running(spool, pool):
+        drop(inbox, "1.task", "one")
+        await wait_until(lambda: calls.names)
+        drop(inbox, "1.task", "two")
+        drop(inbox, "2.task")
+        await wait_until(lambda: len(calls.names) == 2)
+        assert calls.names == ["1.task", "2.task"]
+        calls.free.set()
+        await wait_until(lambda: spool.statistics().executed == 3)
+    assert names(inbox) == []
 
 
 async def test_a_file_that_its_call_removes(inbox, pool):
