@@ -23,7 +23,7 @@ from aiopool._cli.inputs import STDIN, Source
 from aiopool._cli.mistakes import Mistake, unreadable
 from aiopool._cli.outputs import Lines
 from aiopool._cli.records import AsyncCall, Call, Malformed, NotJSON
-from aiopool._cli.tally import Tally, shown
+from aiopool._cli.tally import Tally
 from aiopool._cli.target import load
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ class Mapping:
 
     async def _stream(self) -> None:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(shown(self.tally, wanted=self._job.progress))
+            if self._job.progress:
+                stack.enter_context(aiopool.Meter("aiopool map", self.tally.counts))
             try:
                 outcomes = await self._outcomes(stack)
             except (TypeError, ValueError) as error:  # options out of range
@@ -205,9 +206,9 @@ class Mapping:
                 await self._errors.room()
 
     def ended(self, why: str, status: int) -> int:
-        """Say what came of it, unless all is well and nobody asked; gives the status back."""
+        """Say what came of it, unless all is well; gives the status back."""
         tally = self.tally
-        if why or tally.failed or self._job.progress:
+        if why or tally.failed:
             told = f"{why}; {tally}" if why else str(tally)
             sys.stderr.write(f"aiopool map: {told}\n")
         if tally.failed:

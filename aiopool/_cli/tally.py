@@ -1,19 +1,10 @@
-"""How many records were done and failed: the live line while they are, and the last one."""
+"""How many records were done and how many failed: what the live line and the last one tell."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Final, final
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-_EVERY: Final = 0.2
-_EVERY_LINE: Final = 5.0
+from typing import final
 
 
 @final
@@ -26,35 +17,12 @@ class Tally:
     first: str = ""
     began: float = field(default_factory=monotonic)
 
+    def counts(self) -> tuple[int, None, str]:
+        """Records that have ended, of nobody knows how many, and what else there is to say."""
+        return self.done + self.failed, None, f"{self.failed:,} failed" if self.failed else ""
+
     def __str__(self) -> str:
         seconds = monotonic() - self.began
         failed = f", {self.failed:,} failed" if self.failed else ""
         rate = f" ({(self.done + self.failed) / seconds:,.0f}/s)" if seconds > 0 else ""
         return f"{self.done:,} done{failed} in {seconds:.1f} s{rate}"
-
-
-@asynccontextmanager
-async def shown(tally: Tally, *, wanted: bool) -> AsyncIterator[None]:
-    """Show the counts on stderr while the block runs, if that is wanted."""
-    if not wanted:
-        yield
-        return
-    drawing = asyncio.get_running_loop().create_task(_draw(tally))
-    try:
-        yield
-    finally:
-        drawing.cancel()
-        await asyncio.wait([drawing])
-
-
-async def _draw(tally: Tally) -> None:
-    in_place = sys.stderr.isatty()
-    try:
-        while True:
-            await asyncio.sleep(_EVERY if in_place else _EVERY_LINE)
-            sys.stderr.write(f"\r\x1b[K{tally}" if in_place else f"{tally}\n")
-            sys.stderr.flush()
-    finally:
-        if in_place:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

@@ -134,7 +134,7 @@ def test_unordered_results_and_progress(folder):
     options = ("--unordered", "--progress")
     ended = mapped(folder, "shop:upper_later", *options, stdin="a\nb\nc\n")
     assert sorted(lines_of(ended.stdout)) == ["A", "B", "C"]
-    assert "3 done in " in ended.stderr
+    assert "aiopool map: 3 in " in ended.stderr
 
 
 def test_two_commands_in_a_pipe(folder):
