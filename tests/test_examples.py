@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.e2e.programs import environment
 from tests.helpers import ROOT, run_python
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -61,6 +62,41 @@ SMOKES = {
             needs=("rich",),
         ),
     ],
+    "background_worker.py": [
+        Smoke(
+            lambda folder: ["--chunks", 3],
+            (r"worker: doubling 0", r"looking for tasks 10", r"13 -> worker", r"15 results of 15"),
+        ),
+    ],
+    "failed_queue.py": [
+        Smoke(
+            lambda folder: ["--jobs", 5],
+            (
+                r"given up",
+                r"job-02 +done +2 +Conn",
+                r"killer +done +2 +Worker",
+                r"4 of 5 jobs done",
+            ),
+        ),
+    ],
+    "pet_names.py": [
+        Smoke(
+            lambda folder: ["--seconds", 0.1],
+            (r"Hana +Momo", r"Ada +Biscuit", r"Ivo +has no pet", r"9 look-ups", r"Otto +6 "),
+        ),
+    ],
+    "priority_pool.py": [
+        Smoke(
+            lambda folder: ["--most", 50],
+            (
+                r"HIGH 0.*LOW 1",
+                r"inf: 50 of 50",
+                r"12 .* 1 crashed",
+                r"urgent, slice 2",
+                "cancelled",
+            ),
+        ),
+    ],
 }
 
 
@@ -82,7 +118,8 @@ def test_an_example_runs(name, smoke, tmp_path):
     """The example ends well and prints what it is there to show, with nothing on stderr."""
     for package in smoke.needs:
         pytest.importorskip(package)
-    done = run_python(EXAMPLES / name, *smoke.arguments(tmp_path), patience=PATIENCE)
+    arguments = (EXAMPLES / name, *smoke.arguments(tmp_path))
+    done = run_python(*arguments, patience=PATIENCE, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(".*".join(smoke.expected), done.stdout, re.DOTALL), done.stdout
     assert done.stderr == ""

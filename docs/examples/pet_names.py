@@ -58,6 +58,7 @@ async def spellings_of(names: Iterable[str], pool: aiopool.Pool) -> dict[str, in
 async def program(seconds: float, limit: int | None) -> None:
     owners = [*reversed(PETS), "Ivo"]  # in an order of our own, and one who is not in there
     async with aiopool.Pool() as pool:
+        print(f"asking for the pets of {len(owners)} owners")
         start = time.perf_counter()
         pets = await pets_of(owners, pool, seconds=seconds, limit=limit)
         took = time.perf_counter() - start
