@@ -74,7 +74,8 @@ class TaskOptions(TypedDict, total=False):
     """What to call the task in messages and statistics; otherwise the function's name."""
 
     on: Literal["process", "thread", "loop"] | None
-    """Where it runs; otherwise coroutine functions on the loop, all else in a process."""
+    """Where it runs; otherwise coroutine functions on the loop, all else in a process. ``"loop"``
+    is for functions that return an awaitable, ``"thread"`` and ``"process"`` for plain ones."""
 
 
 @final
