@@ -91,10 +91,21 @@ SMOKES = {
             (
                 r"HIGH 0.*LOW 1",
                 r"inf: 50 of 50",
-                r"12 .* 1 crashed",
+                r"12 tasks done, 1 crashed",
                 r"urgent, slice 2",
                 "cancelled",
             ),
+        ),
+    ],
+    "tasku.py": [
+        Smoke(
+            expected=(
+                r"1\.task started",
+                r"errors 2\]",
+                r"10\.task done",
+                r"now: .*3\.task\.failed",
+            ),
+            needs=("watchfiles",),
         ),
     ],
 }

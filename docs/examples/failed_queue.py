@@ -72,7 +72,7 @@ async def work_off(
 
 
 def some_jobs(count: int) -> list[Job]:
-    """Jobs of which every third fails, each in one of the ways that jobs fail."""
+    """Every third fails once, the last but one kills its worker once, the last always fails."""
     jobs = [Job(f"job-{n:02}", fails=int(n % 3 == 2)) for n in range(count - 2)]
     return [*jobs, Job("killer", fails=1, kills=True), Job("hopeless", fails=10**6)]
 

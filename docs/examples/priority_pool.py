@@ -101,10 +101,11 @@ async def program(aging: float, most: int) -> None:
         count = await passed(how, most)
         print(f"aging={how}: {count} of {most} high tasks, all newer, passed a low one")
     with TemporaryDirectory() as folder:
-        *_, health = await recover(Path(folder))
-    print(f"{health.done} tasks done, {health.crashed} crashed, {health.retried} retried; workers:")
-    for worker in health.workers:
-        print(f"  pid {worker.pid}, {worker.state}, {worker.age:.2f} s old")
+        views = await recover(Path(folder))
+    for health in (views[1], views[-1]):
+        print(f"{health.done} tasks done, {health.crashed} crashed, {health.retried} retried:")
+        for worker in health.workers:
+            print(f"  worker {worker.pid}, {worker.age:.2f} s old, {worker.task or worker.state}")
     print("one place:", ", ".join(await give_way()))
     print("closed at once:", ", ".join(await end()))
 
@@ -113,8 +114,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Priorities without starvation.")
     parser.add_argument("--aging", type=float, default=0.01, help="seconds to a step (0.01)")
     parser.add_argument("--most", type=int, default=80, help="high tasks in the stream (80)")
-    options = parser.parse_args()
     try:
-        aiopool.run(program(options.aging, options.most))
+        aiopool.run(program(**vars(parser.parse_args())))
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """The examples that do what people build by hand: what their functions promise, call by call."""
 
+import asyncio
 import contextlib
 import importlib
 import math
@@ -13,7 +14,7 @@ import pytest
 
 from aiopool import Pool, PoolClosed, WorkerCrashed
 from tests.e2e.programs import environment, gone
-from tests.helpers import ROOT, block_until, run_python
+from tests.helpers import ROOT, block_until, run_python, wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"
 LONG = {
@@ -143,15 +144,15 @@ async def test_leaving_without_collecting(load):
 
 def test_lines_never_mix():
     """Every line of the program is a whole line of the worker's or of its own."""
-    done = run_python(EXAMPLES / "background_worker.py", "--chunks", 8, env=environment())
+    done = run_python(EXAMPLES / "background_worker.py", "--chunks", 4, env=environment())
     lines = done.stdout.splitlines()
     line = re.compile(
         r"worker: doubling \d+|parent: looking for tasks \d+ to \d+|parent: handed over 5 tasks"
         r"|\d+ -> (\d+|worker \d+ exited with code 1 while executing double)"
-        r"|40 results of 40 tasks, by 2 worker\(s\), one at a time"
+        r"|20 results of 20 tasks, by 2 worker\(s\), one at a time"
     )
     assert [text for text in lines if not line.fullmatch(text)] == []
-    assert len(lines) == 40 + 8 + 8 + 40 + 1
+    assert len(lines) == 20 + 4 + 4 + 20 + 1
 
 
 # --- pet_names ------------------------------------------------------------------------------
@@ -231,16 +232,65 @@ async def test_closing_ends_what_runs_and_what_waits(load):
     assert await load("priority_pool").end() == ["cancelled"] * 3
 
 
+# --- tasku ----------------------------------------------------------------------------------
+
+
+async def test_a_folder_is_worked_off(load, tmp_path, capsys):
+    """Tasks start in the order of their numbers, each in a process of its own."""
+    module = load("tasku")
+    module.fill(tmp_path)
+    statistics = await module.Board(tmp_path, 1).run(1, once=True)
+    assert (statistics.executed, statistics.failed, statistics.running) == (4, 2, ())
+    started = re.findall(r"\] (\d+)\.task started, pid (\d+)", capsys.readouterr().out)
+    assert [int(name) for name, _ in started] == [1, 2, 3, 4, 5, 10]
+    assert len({pid for _, pid in started}) == 6
+
+
+async def test_a_task_file_tells_how_it_ended(load, tmp_path):
+    """What was done is named so, what failed as well, with the reason beside it."""
+    module = load("tasku")
+    module.fill(tmp_path)
+    await module.Board(tmp_path, 2).run(2, once=True)
+    done = [f"{name}.task.done" for name in (1, 10, 2, 5)]
+    failed = [f"{name}.task.{what}" for name in (3, 4) for what in ("error", "failed")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(done + failed)
+    assert "could not convert" in (tmp_path / "3.task.error").read_text()
+    assert "message;seconds" in (tmp_path / "4.task.error").read_text()
+
+
+async def test_a_task_dropped_while_the_folder_is_watched(load, tmp_path):
+    """A watched folder does what is dropped into it, until it is cancelled."""
+    module = load("tasku")
+    watching = asyncio.ensure_future(module.Board(tmp_path, 1).run(1, once=False))
+    for name in ("1.task", "2.task"):
+        (tmp_path / name).write_text("late;0")
+        await wait_until((tmp_path / f"{name}.done").exists)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
+def test_a_folder_left_by_an_interrupt(tmp_path):
+    """A task that was under way at a Ctrl-C waits in the folder for the next watcher."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "1.task").write_text("long;600")
+    with running(tmp_path, "tasku.py", folder) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 130
+    assert [path.name for path in folder.iterdir()] == ["1.task"]
+
+
 # --- all of them ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def running(folder, name):
+def running(folder, name, *arguments):
     """Run an example in a process group of its own until it has printed something."""
     out, err = folder / "out", folder / "err"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-u", str(EXAMPLES / name), *LONG[name]],
+            [sys.executable, "-u", str(EXAMPLES / name), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -259,7 +309,7 @@ def running(folder, name):
 @pytest.mark.parametrize("name", LONG)
 def test_interrupted(name, tmp_path):
     """One Ctrl-C ends the example, which says nothing of it and leaves no process."""
-    with running(tmp_path, name) as process:
+    with running(tmp_path, name, *LONG[name]) as process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130
         gone(process.pid)
