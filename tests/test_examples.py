@@ -65,7 +65,7 @@ SMOKES = {
     "background_worker.py": [
         Smoke(
             lambda folder: ["--chunks", 3],
-            (r"worker: doubling 0", r"looking for tasks 10", r"13 -> worker", r"15 results of 15"),
+            (r"looking for tasks 10", r"0 -> 0", r"13 -> worker", r"15 results of 15"),
         ),
     ],
     "failed_queue.py": [

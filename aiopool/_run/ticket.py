@@ -5,19 +5,37 @@ future it waits on, so a cancelled caller stays put until the work has stopped a
 ``CancelledError``, however often it is cancelled meanwhile; no verb has to catch and loop.
 
 A call of the pool that waits on one lends its place to others for that time.
+
+Ctrl-C cancels from within a signal handler, amid whatever it has struck, which may be the engine
+at work: what it asks for is done by the loop.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from aiopool._backends.seats import Lending
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
+    from types import FrameType
 
 T = TypeVar("T")
+
+_ON_SIGINT: Final = getattr(getattr(asyncio.Runner, "_on_sigint", None), "__code__", None)
+"""What handles SIGINT under ``asyncio.run``, and wherever else there is an ``asyncio.Runner``."""
+
+
+def _amid_interrupt() -> bool:
+    """Whether this is called by the handler of a SIGINT."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - what inspect.currentframe gives
+    while frame is not None:
+        if frame.f_code is _ON_SIGINT:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Ticket(Lending[T], Generic[T]):
@@ -43,7 +61,10 @@ class Ticket(Lending[T], Generic[T]):
         if not self._requested or msg is None:
             self._message = msg
         self._requested = True
-        self._ask()
+        if _amid_interrupt():
+            self.get_loop().call_soon_threadsafe(self._ask_later)
+        else:
+            self._ask()
         return True
 
     def on_cancel(self, stop: Callable[[], None]) -> None:
@@ -54,6 +75,10 @@ class Ticket(Lending[T], Generic[T]):
         """Ask the work to stop."""
         if self._stop is not None:
             self._stop()
+
+    def _ask_later(self) -> None:
+        if not self.done():
+            self._ask()
 
     def conclude(self, value: T) -> None:
         """The work has ended well."""

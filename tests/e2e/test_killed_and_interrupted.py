@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from tests.e2e.programs import are_alive, gone, pids_in, started
+from tests.e2e.programs import are_alive, gone, pids_in, run_program, started
 from tests.helpers import block_until, wanted
 
 PROGRAM = """
@@ -192,3 +192,39 @@ def test_program_that_handles_sigterm(phase, loop, tmp_path):
         gone(program.pid, patience=SOON)
     assert (tmp_path / "out").read_text() == "closed\n"
     assert (tmp_path / "err").read_text() == ""
+
+
+AMID = """
+def call(n):
+    if n == 3:
+        signal.raise_signal(signal.SIGINT)  # at once, amid what the pool does to start calls
+    return asyncio.sleep(3600)
+
+async def use(pool, way):
+    if way == "map":
+        await pool.map(call, range(9), on="loop")
+    elif way == "gather":
+        await asyncio.gather(*(pool.submit(call, n, on="loop") for n in range(9)))
+    else:
+        async with pool.stream(call, range(9), on="loop") as results:
+            async for _ in results:
+                pass
+
+async def main():
+    async with aiopool.Pool(1) as pool:
+        await use(pool, sys.argv[1])
+
+if __name__ == "__main__":
+    try:
+        aiopool.run(main()) if LOOP == "uvloop" else asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("way", ["map", "gather", "stream"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_interrupt_amid_the_start_of_calls(tmp_path, loop, way):
+    """A Ctrl-C that strikes while the pool starts calls stops those it was about to start, too."""
+    done = run_program(tmp_path, AMID, way, loop=loop, patience=6)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
