@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, final
 
-from aiopool._run.ticket import Ticket
+from aiopool._run.ticket import Turn
 from aiopool.errors import PoolClosed, PoolFull, TaskTimeout
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Backlog:
     def __init__(self, engine: Engine, bound: int | None) -> None:
         self._engine = engine
         self._bound = bound
-        self._waiters: list[tuple[int, int, Ticket[None]]] = []
+        self._waiters: list[tuple[int, int, Turn]] = []
         self._order = count()
         self._granted = 0  # let in, and not yet among those who wait for their turn
         if bound is not None:
@@ -41,8 +41,7 @@ class Backlog:
         """Come in, waiting for room if need be, up to the deadline; submit right after."""
         if self._bound is None or (not self._waiters and self._has_room()):
             return
-        ticket: Ticket[None] = Ticket(self._engine.loop)
-        ticket.on_cancel(ticket.conclude_stopped)
+        ticket = Turn(self._engine.loop)
         heappush(self._waiters, (settings.priority, next(self._order), ticket))
         self._engine.soon()
         timer = None

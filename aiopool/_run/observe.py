@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiopool._core.outcome import PoolStatistics, WorkerStatistics
 from aiopool._core.scheduler import CountedVenue
-from aiopool._run.ticket import Ticket
+from aiopool._run.ticket import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,8 +58,7 @@ async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
     pending = [handle for handle in handles if not handle.done()]
     if not pending:
         return
-    ticket: Ticket[None] = Ticket(engine.loop)
-    ticket.on_cancel(ticket.conclude_stopped)
+    ticket = Turn(engine.loop)
     left = len(pending)
 
     def tell(_handle: object) -> None:

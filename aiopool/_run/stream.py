@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 from aiopool._core.estimate import QUANTUM
 from aiopool._core.outcome import Outcome
 from aiopool._run.sources import in_all
-from aiopool._run.ticket import Ticket
+from aiopool._run.ticket import Ticket, Turn
 from aiopool.errors import PoolClosed
 
 if TYPE_CHECKING:
@@ -178,8 +178,7 @@ class Flow:
             if self.concluded:
                 self._raise_end()
                 return None
-            waiter: Ticket[None] = Ticket(self._engine.loop)
-            waiter.on_cancel(waiter.conclude_stopped)
+            waiter = Turn(self._engine.loop)
             self._waiter = waiter
             await waiter
         return self._ready.popleft()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from aiopool._backends.seats import Lending
 
@@ -98,3 +98,14 @@ class Ticket(Lending[T], Generic[T]):
         """The work has stopped as asked."""
         self._stop = None
         super().cancel(self._message)
+
+
+@final
+class Turn(Ticket[None]):
+    """What is waited on that no work is behind: a cancelled one is so at once."""
+
+    __slots__ = ()
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ANN401 - asyncio's signature
+        """Cancel it, as any future."""
+        return Lending.cancel(self, msg)

@@ -226,5 +226,42 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_interrupt_amid_the_start_of_calls(tmp_path, loop, way):
     """A Ctrl-C that strikes while the pool starts calls stops those it was about to start, too."""
-    done = run_program(tmp_path, AMID, way, loop=loop, patience=6)
+    done = run_program(tmp_path, AMID, way, loop=loop, patience=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+TOLD = """
+from aiopool.events import TaskRetrying
+
+async def act(n):
+    for _ in range(3):  # until the consumer waits
+        await asyncio.sleep(0)
+    if n == 0:
+        raise ValueError(n)
+    if n == 2:
+        await asyncio.sleep(3600)
+
+def interrupt(event):
+    if isinstance(event, TaskRetrying):
+        signal.raise_signal(signal.SIGINT)  # and in the same turn of the loop comes a result
+
+async def main():
+    patient = aiopool.Retry(2, wait_initial=3600, wait_max=3600)
+    async with aiopool.Pool(1, retry=patient, observers=[interrupt]) as pool:
+        async with pool.stream(act, range(3), ordered=False) as results:
+            async for _ in results:
+                pass
+
+if __name__ == "__main__":
+    try:
+        aiopool.run(main()) if LOOP == "uvloop" else asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_interrupt_just_before_a_result(tmp_path, loop):
+    """A Ctrl-C is not lost when a result comes in before the loop has turned."""
+    done = run_program(tmp_path, TOLD, loop=loop, patience=20)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
