@@ -1,6 +1,5 @@
 """The examples that do what people build by hand: what their functions promise, call by call."""
 
-import asyncio
 import contextlib
 import importlib
 import math
@@ -14,7 +13,7 @@ import pytest
 
 from aiopool import Pool, PoolClosed, WorkerCrashed
 from tests.e2e.programs import environment, gone
-from tests.helpers import ROOT, block_until, run_python, wait_until
+from tests.helpers import ROOT, block_until, run_python
 
 EXAMPLES = ROOT / "docs" / "examples"
 LONG = {
@@ -235,43 +234,9 @@ async def test_closing_ends_what_runs_and_what_waits(load):
 # --- tasku ----------------------------------------------------------------------------------
 
 
-async def test_a_folder_is_worked_off(load, tmp_path, capsys):
-    """Tasks start in the order of their numbers, each in a process of its own."""
-    module = load("tasku")
-    module.fill(tmp_path)
-    statistics = await module.Board(tmp_path, 1).run(1, once=True)
-    assert (statistics.executed, statistics.failed, statistics.running) == (4, 2, ())
-    started = re.findall(r"\] (\d+)\.task started, pid (\d+)", capsys.readouterr().out)
-    assert [int(name) for name, _ in started] == [1, 2, 3, 4, 5, 10]
-    assert len({pid for _, pid in started}) == 6
-
-
-async def test_a_task_file_tells_how_it_ended(load, tmp_path):
-    """What was done is named so, what failed as well, with the reason beside it."""
-    module = load("tasku")
-    module.fill(tmp_path)
-    await module.Board(tmp_path, 2).run(2, once=True)
-    done = [f"{name}.task.done" for name in (1, 10, 2, 5)]
-    failed = [f"{name}.task.{what}" for name in (3, 4) for what in ("error", "failed")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(done + failed)
-    assert "could not convert" in (tmp_path / "3.task.error").read_text()
-    assert "message;seconds" in (tmp_path / "4.task.error").read_text()
-
-
-async def test_a_task_dropped_while_the_folder_is_watched(load, tmp_path):
-    """A watched folder does what is dropped into it, until it is cancelled."""
-    module = load("tasku")
-    watching = asyncio.ensure_future(module.Board(tmp_path, 1).run(1, once=False))
-    for name in ("1.task", "2.task"):
-        (tmp_path / name).write_text("late;0")
-        await wait_until((tmp_path / f"{name}.done").exists)
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching
-
-
 def test_a_folder_left_by_an_interrupt(tmp_path):
     """A task that was under way at a Ctrl-C waits in the folder for the next watcher."""
+    pytest.importorskip("watchfiles")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "1.task").write_text("long;600")
