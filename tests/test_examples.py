@@ -61,6 +61,8 @@ SMOKES = {
             needs=("rich",),
         ),
     ],
+    # What it serves is shown by e2e/test_web.py.
+    "webapp.py": [Smoke(lambda folder: ["--help"], (r"Serve", r"--port"))],
 }
 
 
