@@ -322,11 +322,12 @@ class _Line:
         if way == "websocket.close":
             await self.send({"type": way, "code": answer.code, "reason": answer.text})
             return
-        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        body = answer.text.encode()
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
         if answer.status == 503:  # noqa: PLR2004 - Service Unavailable
             headers.append((b"retry-after", retry_after))
         await self.send({"type": f"{way}.start", "status": answer.status, "headers": headers})
-        await self.send({"type": f"{way}.body", "body": answer.text.encode()})
+        await self.send({"type": f"{way}.body", "body": body})
 
     async def close(self) -> None:
         """Ask the server for nothing more."""
