@@ -18,10 +18,11 @@ from tests import jobs
 from tests.e2e.servers import Talk, serving
 from tests.helpers import is_alive
 
-CLIENTS = 24
-REQUESTS = 40
+CLIENTS = 20
+REQUESTS = 30
 """What each client asks for, one after the other."""
 
+KILLS = 8
 SEED = int(os.environ.get("AIOPOOL_WEB_SEED", "1"))
 RETRY = aiopool.Retry(2, on=aiopool.WorkerCrashed, wait_initial=0.001)
 
@@ -100,21 +101,24 @@ async def impatient(port, dice):
     while True:
         talk = await Talk.to(port)
         talk.ask("/square/7")
-        await asyncio.sleep(dice.uniform(0, 0.01))
-        await talk.leave()
+        try:
+            await asyncio.sleep(dice.uniform(0, 0.01))
+        finally:
+            talk.writer.close()
 
 
 async def killer(service, dice, seen):
-    """Kill a worker every now and then."""
-    while True:
+    """Kill a worker every now and then, of those that work: who dies as it starts is not missed."""
+    killed = 0
+    while killed < KILLS:
         await asyncio.sleep(dice.uniform(0.02, 0.1))
-        if service.pool is None:
-            continue
-        pids = [worker.pid for worker in service.pool.statistics().workers if worker.pid]
+        workers = service.pool.statistics().workers if service.pool is not None else ()
+        pids = [worker.pid for worker in workers if worker.state in {"ready", "busy"}]
         seen.update(pids)
         if pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(dice.choice(pids), signal.SIGKILL)
+            killed += 1
 
 
 async def test_every_request_has_one_answer():
