@@ -12,7 +12,7 @@ import aiopool
 from aiopool import Pool, PoolClosed, PoolFull, TaskTimeout
 from aiopool.asgi import Lifespan, PoolMiddleware, get_pool
 from tests import jobs
-from tests.helpers import run_python, wait_until
+from tests.helpers import PATIENCE, run_python, wait_until
 
 REQUEST = {"type": "http.request", "body": b"", "more_body": False}
 LEFT = {"type": "http.disconnect"}
@@ -52,7 +52,8 @@ class Client:
 
     async def served(self, app, **options):
         """Have the scope served through the middleware; give what was sent."""
-        await PoolMiddleware(app, **options)(self.scope, self.receive, self.send)
+        async with asyncio.timeout(PATIENCE):
+            await PoolMiddleware(app, **options)(self.scope, self.receive, self.send)
         return self.sent
 
     @contextlib.asynccontextmanager
@@ -236,6 +237,44 @@ async def test_who_listens_is_told():
     here.say(REQUEST, LEFT)
     await here.served(app)
     assert told == [REQUEST, LEFT, LEFT]
+
+
+async def test_who_listened_already_is_told():
+    """A task that was reading before the pool was asked for is told, and nothing is cancelled."""
+    here, waiting = client(), Waiting()
+
+    async def app(scope, receive, send):
+        reading = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        await get_pool(scope)
+        here.say(LEFT, LEFT)  # servers repeat it
+        assert await reading == LEFT
+        for _ in range(5):
+            await asyncio.sleep(0)
+        waiting.go_on.set()
+        await waiting(scope, receive, send)
+
+    await here.served(app)
+    assert waiting.end == "went on"
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_client_that_leaves_as_its_request_ends(turns):
+    """Whichever comes first, the end of a request and its client's leaving do not collide."""
+    here = client()
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def app(scope, receive, send):
+        await get_pool(scope)
+        await asyncio.sleep(0)
+        here.say(LEFT)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    assert await here.served(app) == []
+    await asyncio.sleep(0)
+    assert complaints == []
 
 
 async def test_nothing_is_lost_or_reordered():
