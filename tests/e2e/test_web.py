@@ -22,6 +22,9 @@ from tests import jobs
 from tests.e2e.servers import Talk, load_example, serving
 from tests.helpers import ROOT, wait_until
 
+# What has little to do with the kind of the event loop; starting and stopping a server takes time.
+on_one_loop = pytest.mark.asyncio(loop_factories=["asyncio"])
+
 # --- the example ----------------------------------------------------------------------------
 
 TEXT = b"word other word\n" * 50
@@ -71,6 +74,7 @@ async def counted(site, text):
         return last["done"], last["primes"]
 
 
+@on_one_loop
 async def test_the_example_makes_thumbnails(monkeypatch, tmp_path):
     """A picture comes back small enough for its square, and as a JPEG."""
     image = pytest.importorskip("PIL.Image")
@@ -214,6 +218,7 @@ async def test_waiting_calls_of_clients_that_leave_vanish(gate, tmp_path):
             await talk.leave()
 
 
+@on_one_loop
 async def test_background_work_goes_on(gate, tmp_path):
     """What an endpoint leaves to the background goes on when the client has its answer."""
     desk = Desk(gate, tmp_path / "cleanup")
@@ -302,6 +307,7 @@ async def test_what_goes_wrong_in_a_handler_costs_its_request(monkeypatch):
             assert (await client.get("/good")).text == "2"
 
 
+@on_one_loop
 async def test_a_pool_whose_workers_do_not_start():
     """Where no worker gets ready, requests that need one fail and the others are answered."""
 
@@ -322,6 +328,7 @@ async def test_a_pool_whose_workers_do_not_start():
             assert (await client.get("/needs_not")).text == "here"
 
 
+@on_one_loop
 @pytest.mark.parametrize("lifespan", ["off", "auto"])
 async def test_a_service_without_its_pool(lifespan):
     """A server that runs no lifespan, or an application without one, answers 503."""
