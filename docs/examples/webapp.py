@@ -20,7 +20,6 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -167,9 +166,7 @@ async def health(request: Request) -> Response:
 
 
 async def statistics(request: Request) -> Response:
-    pool: aiopool.Pool = request.state.aiopool
-    numbers: dict[str, Any] = asdict(pool.statistics())
-    return JSONResponse(numbers)
+    return JSONResponse(asdict(request.state.aiopool.statistics()))
 
 
 app = Starlette(
