@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiopool._run.meter import Meter
     from aiopool._run.pool import Pool
     from aiopool._run.runner import run
-    from aiopool._run.settings import PoolOptions
+    from aiopool._run.settings import PoolOptions, available_cpus
     from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
@@ -55,6 +55,7 @@ __all__ = [
     "TaskOptions",
     "TaskTimeout",
     "WorkerCrashed",
+    "available_cpus",
     "checkpoint",
     "run",
 ]
@@ -80,6 +81,7 @@ _HOME: Final = {
     "TaskOptions": "_core.options",
     "TaskTimeout": "errors",
     "WorkerCrashed": "errors",
+    "available_cpus": "_run.settings",
     "checkpoint": "_backends.seats",
     "run": "_run.runner",
 }

@@ -39,6 +39,7 @@ NAMES = (
     "fairness",
     "straggler",
     "loop_health",
+    "web",
     "recovery",
     "startup",
     "imports",

@@ -108,6 +108,8 @@ SMOKES = {
             needs=("watchfiles",),
         ),
     ],
+    # What it serves is shown by e2e/test_web.py.
+    "webapp.py": [Smoke(lambda folder: ["--help"], (r"Serve", r"--port"))],
 }
 
 

@@ -35,6 +35,7 @@ PUBLIC = ERRORS | {
     "TaskGroup",
     "TaskHandle",
     "TaskOptions",
+    "available_cpus",
     "checkpoint",
     "run",
 }

@@ -76,6 +76,13 @@ class Lifecycle:
         """The pool at this moment, as a frozen snapshot."""
         return observe.statistics(self._entered_parts())
 
+    def admit(self) -> None:
+        """Raise what ``submit`` would raise now: ``PoolFull``, ``PoolClosed``; else do nothing.
+
+        For a service that turns a request away rather than have ``run`` wait for room.
+        """
+        self._open_parts().backlog.claim()
+
     def _entered_parts(self) -> Machinery:
         if self._parts is None:
             message = "this pool is not open: use it in 'async with Pool() as pool'"
