@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
+    from aiopool._wire.preserve import preserve, restore
     from aiopool.errors import (
         AiopoolError,
+        JournalError,
+        JournalFull,
+        JournalLocked,
         NotTransferable,
         PoolClosed,
         PoolFull,
@@ -36,6 +40,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AiopoolError",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
     "Meter",
     "NotTransferable",
     "Outcome",
@@ -56,11 +63,16 @@ __all__ = [
     "TaskTimeout",
     "WorkerCrashed",
     "checkpoint",
+    "preserve",
+    "restore",
     "run",
 ]
 
 _HOME: Final = {
     "AiopoolError": "errors",
+    "JournalError": "errors",
+    "JournalFull": "errors",
+    "JournalLocked": "errors",
     "Meter": "_run.meter",
     "NotTransferable": "errors",
     "Outcome": "_core.outcome",
@@ -81,6 +93,8 @@ _HOME: Final = {
     "TaskTimeout": "errors",
     "WorkerCrashed": "errors",
     "checkpoint": "_backends.seats",
+    "preserve": "_wire.preserve",
+    "restore": "_wire.preserve",
     "run": "_run.runner",
 }
 

@@ -14,6 +14,9 @@ from tests.test_architecture import ENGINES
 
 ERRORS = {
     "AiopoolError",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
     "NotTransferable",
     "PoolClosed",
     "PoolFull",
@@ -36,6 +39,8 @@ PUBLIC = ERRORS | {
     "TaskHandle",
     "TaskOptions",
     "checkpoint",
+    "preserve",
+    "restore",
     "run",
 }
 # Every spawned child pays for what the facade imports.

@@ -79,6 +79,7 @@ class Flow:
         self._closers: list[Ticket[None]] | None = None  # who waits while another closes
         self.cut_off = False  # by the pool's closing
         self._at_end: list[Callable[[], None]] = []
+        self._halted = False  # by the consumer
         self.workload: Workload
         self.input: Input
 
@@ -236,6 +237,11 @@ class Flow:
         """Cancel what is left."""
         self._engine.stop(self.workload)
 
+    def halt(self) -> None:
+        """Cancel what is left, as the consumer asks who will still take what has finished."""
+        self._halted = True
+        self.stop()
+
     def forsake(self) -> None:
         """The consumer is gone without closing; may be called in any thread."""
         loop = self._engine.loop
@@ -250,7 +256,7 @@ class Flow:
         if self.cut_off:
             message = "the pool was closed before the stream had pulled all of its input"
             raise PoolClosed(message)
-        if self.workload.stopped:
+        if self.workload.stopped and not self._halted:
             message = "the pool was closed while the stream was running"
             raise PoolClosed(message)
 
@@ -317,6 +323,11 @@ class Stream(Generic[T]):
                     yield chunk.outcome(place)
         finally:
             await self.aclose()
+
+    def stop(self) -> None:
+        """Cancel what is left; what has finished is still yielded, and the iteration then ends."""
+        if self._flow is not None:
+            self._flow.halt()
 
     async def aclose(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
