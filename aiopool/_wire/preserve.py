@@ -14,6 +14,7 @@ from typing import Any, Final
 from aiopool._wire.diagnosis import explain
 from aiopool._wire.failure import decode_failure, encode_failure
 from aiopool._wire.pickling import dumps_by_value
+from aiopool.errors import NotTransferable
 
 _PROTOCOL: Final = 5
 _VALUE: Final = b"\0"
@@ -32,7 +33,9 @@ def preserve(obj: object, what: str = "a value") -> bytes:
     try:
         return _VALUE + _dumps(obj)
     except Exception as why:
-        raise explain(obj, why, what=what, can_pickle=_can_pickle) from why
+        error = explain(obj, why, what=what, can_pickle=_can_pickle)
+        fix = "To be kept, it has to be of what can be pickled"
+        raise NotTransferable(what, error.where, error.why, fix) from why
 
 
 def restore(data: bytes) -> Any:  # noqa: ANN401 - whatever was preserved
