@@ -45,6 +45,7 @@ NAMES = (
     "task_group",
     "command_line",
     "faults",
+    "journal",
 )
 
 PATIENCE = 1_800

@@ -9,6 +9,7 @@
 
 - The puller holds at most ``width`` rows that the consumer has not taken; all else is bounded by
   it. Rows are looked up many at a time: all that came while the last ones were looked up.
+- The thread answers in order: what a look-up did not find is waited for, or has not been sent yet.
 - How calls ended is saved a group at a time: after ``LINGER`` seconds, or at once if no call runs,
   or if half the window waits for it. A call becomes ready, and so can be taken, when the save that
   holds it has been committed. So nothing that was reported is ever executed again.
@@ -128,7 +129,6 @@ class Run:
         self._args: tuple[Any, ...] = ()  # of the call that is being handed to the pool
         self._sent: dict[int, tuple[Key, tuple[Any, ...], int]] = {}  # by index in the pool's input
         self._waiting: dict[Key, list[int]] = {}  # places of duplicates of what runs, by key
-        self._saved_meanwhile: dict[Key, Ended] | None = None  # since a look-up began
         self._ended: list[tuple[int, Outcome[Any], Ended]] = []  # not being saved yet
         self._saving: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -206,13 +206,8 @@ class Run:
             await self._news.wait()
         rows, self._fresh = self._fresh, []
         plan, store = self._plan, self._thread.store
-        meanwhile = self._saved_meanwhile = {}
         found = await self._thread.do(store.find, plan.task, rows, plan.since)
-        self._saved_meanwhile = None
-        return [
-            (args, (key, ended or meanwhile.get(key)))
-            for (_, args), (key, ended) in zip(rows, found, strict=True)
-        ]
+        return [(args, answer) for (_, args), answer in zip(rows, found, strict=True)]
 
     # The calls --------------------------------------------------------------------------------
 
@@ -260,8 +255,6 @@ class Run:
             self._fail(error)
             return
         for (place, outcome, _), ended in zip(group, saving.result(), strict=True):
-            if self._saved_meanwhile is not None:
-                self._saved_meanwhile[ended.key] = ended
             self._arrived(_outcome(place, ended, outcome))
             for other in self._waiting.pop(ended.key):
                 self._arrived(_outcome(other, ended))

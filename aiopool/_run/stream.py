@@ -326,7 +326,9 @@ class Stream(Generic[T]):
 
     def stop(self) -> None:
         """Cancel what is left; what has finished is still yielded, and the iteration then ends."""
-        if self._flow is not None:
+        if self._flow is None:
+            self._closed = True
+        else:
             self._flow.halt()
 
     async def aclose(self) -> None:
@@ -346,6 +348,8 @@ class Stream(Generic[T]):
             raise RuntimeError(message)
         if self._flow is None:
             self._flow = await self._start()
+            if self._closed:
+                self._flow.halt()  # it was stopped while it waited for room
         return self._flow
 
     async def _next_chunk(self) -> Chunk:
