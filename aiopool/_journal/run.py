@@ -11,7 +11,7 @@
   it. Rows are looked up many at a time: all that came while the last ones were looked up.
 - The thread answers in order: what a look-up did not find is waited for, or has not been sent yet.
 - How calls ended is saved a group at a time: after ``LINGER`` seconds, or at once if no call runs,
-  or if half the window waits for it. A call becomes ready, and so can be taken, when the save that
+  or if there are many. A call becomes ready, and so can be taken, when the save that
   holds it has been committed. So nothing that was reported is ever executed again.
 - A run that is closed lets the calls that have ended be saved, and stops the others.
 """
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from aiopool._journal.store import Row, Store
 
 LINGER: Final = 0.005
+"""Seconds for which what has ended waits for company."""
+
+MOST_AT_ONCE: Final = 256
+"""Rows looked up, or results saved, in one go, so that neither side waits long for the other."""
 
 
 @final
@@ -64,7 +68,8 @@ class Thread:
 
     def do(self, method: Callable[..., Any], *args: object) -> asyncio.Future[Any]:
         """Start a method of the store, after those started before; what it will give."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, method, *args)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._executor, self.store.guarded, method, *args)
 
     async def close(self) -> None:
         """Let the last method end, close the file, and end the thread."""
@@ -154,7 +159,7 @@ class Run:
                     self._fresh.append(row)
                     self._pulled += 1
                     self._news.set()
-                    while self._pulled - self._taken >= self._plan.width:
+                    while self._is_ahead():
                         self._room.clear()
                         await self._room.wait()
         except asyncio.CancelledError:
@@ -165,6 +170,9 @@ class Run:
         finally:
             self._input_ended = True
             self._news.set()
+
+    def _is_ahead(self) -> bool:
+        return self._pulled - self._taken >= self._plan.width or len(self._fresh) >= MOST_AT_ONCE
 
     def _columns(self) -> list[AsyncIterator[Any] | Iterator[Any]]:
         """The input of the pool: the first column moves on, the others give the rest of the row."""
@@ -205,6 +213,7 @@ class Run:
             self._news.clear()
             await self._news.wait()
         rows, self._fresh = self._fresh, []
+        self._room.set()
         plan, store = self._plan, self._thread.store
         found = await self._thread.do(store.find, plan.task, rows, plan.since)
         return [(args, answer) for (_, args), answer in zip(rows, found, strict=True)]
@@ -228,7 +237,7 @@ class Run:
         self._save_in_time()
 
     def _save_in_time(self) -> None:
-        if not self._sent or len(self._ended) * 2 >= self._plan.width:
+        if not self._sent or len(self._ended) >= min(self._plan.width // 2, MOST_AT_ONCE):
             self._save()
         elif self._timer is None and self._saving is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER, self._save)

@@ -34,6 +34,11 @@ FORMAT: Final = 1
 _APPLICATION: Final = 0x61696F70  # "aiop" as SQLite's application id
 _LOCK_PATIENCE: Final = 0.1  # seconds: two that create the file at once do not both give up
 _MARGIN: Final = 1 << 20  # bytes of a row beside its value, at most
+_CANNOT_WRITE: Final = {
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+}
 _log: Final = logging.getLogger("aiopool.journal")
 
 _SCHEMA: Final = f"""
@@ -105,22 +110,20 @@ class Store:
         self._kept: dict[int, object] = {}  # by task, the function that is stored
         self._db: sqlite3.Connection
 
+    def guarded(self, method: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - its result
+        """Call one of the methods; what SQLite raises comes as ``JournalError``."""
+        try:
+            return method(*args)
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
     def open(self) -> None:
         """Open or create the file and lock it; raises ``JournalError`` and ``JournalLocked``."""
-        try:
-            self._db = sqlite3.connect(
-                self.path,
-                timeout=_LOCK_PATIENCE,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
+        self._db = sqlite3.connect(
+            self.path, timeout=_LOCK_PATIENCE, isolation_level=None, check_same_thread=False
+        )
         try:
             self._prepare()
-        except sqlite3.Error as error:
-            self._db.close()
-            raise self._explained(error) from error
         except BaseException:
             self._db.close()
             raise
@@ -145,12 +148,8 @@ class Store:
                 f"the version of {name} cannot be told from what it is ({error}); pass version="
             )
             raise JournalError(self.path, reason) from error
-        try:
-            self._db.execute(
-                "INSERT OR IGNORE INTO tasks (name, version) VALUES (?, ?)", (name, version)
-            )
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
+        insert = "INSERT OR IGNORE INTO tasks (name, version) VALUES (?, ?)"
+        self._db.execute(insert, (name, version))
         query = "SELECT id FROM tasks WHERE name = ? AND version = ?"
         found: tuple[int] = self._db.execute(query, (name, version)).fetchone()
         return found[0]
@@ -231,14 +230,15 @@ class Store:
 
     def _explained(self, error: sqlite3.Error) -> JournalError:
         """What SQLite says, as what its user can do about it."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        extended = getattr(error, "sqlite_errorcode", 0)
+        code = extended & 0xFF
         if code == sqlite3.SQLITE_BUSY:
             reason = (
                 "another run has it open; wait until that has ended or stop it, "
                 "or give this one a path of its own"
             )
             return JournalLocked(self.path, reason)
-        if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        if code == sqlite3.SQLITE_FULL or extended in _CANNOT_WRITE:
             reason = f"nothing more can be written ({error}); make room and run again"
             return JournalFull(self.path, reason)
         if code == sqlite3.SQLITE_NOTADB:

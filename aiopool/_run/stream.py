@@ -278,7 +278,7 @@ class Stream(Generic[T]):
         self._flow: Flow | None = None
         self._chunk: Chunk | None = None
         self._place = 0
-        self._closed = self._taking = False
+        self._closed = self._stopped = self._taking = False
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -327,7 +327,7 @@ class Stream(Generic[T]):
     def stop(self) -> None:
         """Cancel what is left; what has finished is still yielded, and the iteration then ends."""
         if self._flow is None:
-            self._closed = True
+            self._closed = self._stopped = True
         else:
             self._flow.halt()
 
@@ -348,8 +348,8 @@ class Stream(Generic[T]):
             raise RuntimeError(message)
         if self._flow is None:
             self._flow = await self._start()
-            if self._closed:
-                self._flow.halt()  # it was stopped while it waited for room
+            if self._stopped:  # while it waited for room
+                self._flow.halt()
         return self._flow
 
     async def _next_chunk(self) -> Chunk:
