@@ -299,22 +299,25 @@ class Journal:
         return run
 
     async def _close_run(self, run: Run) -> None:
-        await run.close()
-        if self._runs.get(run.task) is run:
-            del self._runs[run.task]
+        try:
+            await run.close()
+        finally:
+            if self._runs.get(run.task) is run:
+                del self._runs[run.task]
 
     async def _gathered(self, pool: Pool, plan: Plan, *, keep: bool) -> list[Any]:
         results: list[Any] = []
+        outcome: Outcome[Any] | None = None
         run = self._run(pool, plan)
         try:
             while await run.wait():
                 outcome = run.take()
-                if outcome.error is not None and not keep:
+                if not keep:
                     outcome.unwrap()
                 results.extend([None] * (outcome.index + 1 - len(results)))
                 results[outcome.index] = outcome.value if outcome.error is None else outcome.error
-                del outcome  # which holds an error, which may come to hold this frame
         finally:
+            outcome = None  # which may hold an error, which may hold this frame
             await self._close_run(run)
         return results
 
@@ -361,6 +364,7 @@ class Journal:
 
     async def _close(self, thread: Thread) -> None:
         for run in list(self._runs.values()):
+            run.fail(JournalError(self._store.path, "it was closed while this was running"))
             await self._close_run(run)
         await thread.close()
 

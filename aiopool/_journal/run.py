@@ -73,8 +73,10 @@ class Thread:
 
     async def close(self) -> None:
         """Let the last method end, close the file, and end the thread."""
-        await settled(self.do(self.store.close))
-        self._executor.shutdown(wait=False)
+        try:
+            await settled(self.do(self.store.close))
+        finally:
+            self._executor.shutdown(wait=False)
 
     def abandon(self) -> None:
         """End the thread of a store that could not be opened."""
@@ -225,7 +227,7 @@ class Run:
             async for outcome in self._stream.outcomes():
                 self._call_ended(outcome)
         except Exception as error:  # noqa: BLE001 - the consumer gets it
-            self._fail(error)
+            self.fail(error)
         finally:
             await self._all_saved()
             self._conclude()
@@ -261,7 +263,7 @@ class Run:
         self._saving = None
         if (error := saving.exception()) is not None:
             self._unsavable = True
-            self._fail(error)
+            self.fail(error)
             return
         for (place, outcome, _), ended in zip(group, saving.result(), strict=True):
             self._arrived(_outcome(place, ended, outcome))
@@ -306,7 +308,7 @@ class Run:
             await self._arrival.wait()
         return True
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Stop for good: the consumer gets the first error after all that is ready."""
         if self._error is None:
             self._error = error

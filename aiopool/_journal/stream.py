@@ -60,7 +60,10 @@ class JournalStream(Generic[T]):
         if self._return_exceptions:
             return outcome.error  # type: ignore[return-value]
         await self.aclose()
-        return outcome.unwrap()
+        try:
+            return outcome.unwrap()
+        finally:
+            del outcome  # which holds the error, which holds this frame
 
     async def outcomes(self) -> AsyncIterator[Outcome[T]]:
         """The same as ``Outcome``s: a call's failure is one of them and ends nothing.

@@ -450,12 +450,16 @@ async def test_cancelling_a_map_commits_what_has_ended(path, pool, calls):
 
 
 async def test_closing_the_journal_stops_its_runs(path, pool, calls):
-    """A stream that is open when the journal is closed is stopped, and can be iterated no more."""
+    """A stream or a map that runs when the journal is closed is stopped, and says so."""
     async with Journal(path) as journal:
         stream = journal.stream(pool, calls.zero_waits, numbers(20), version=1, ordered=False)
         assert await anext(stream) == 1
+        task = asyncio.ensure_future(journal.map(pool, calls.held.wait, [1], name="waits"))
         await wait_until(lambda: len(calls.made) == 20)
-    assert [value async for value in stream] == []
+    with pytest.raises(aiopool.JournalError, match="was closed while"):
+        await task
+    with pytest.raises(aiopool.JournalError, match="was closed while"):
+        await anext(stream)
     assert await remembered(path, pool, calls.zero_waits, range(20)) == list(range(1, 20))
 
 
