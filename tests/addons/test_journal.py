@@ -454,8 +454,10 @@ async def test_closing_the_journal_stops_its_runs(path, pool, calls):
     async with Journal(path) as journal:
         stream = journal.stream(pool, calls.zero_waits, numbers(20), version=1, ordered=False)
         assert await anext(stream) == 1
-        task = asyncio.ensure_future(journal.map(pool, calls.held.wait, [1], name="waits"))
-        await wait_until(lambda: len(calls.made) == 20)
+        task = asyncio.ensure_future(
+            journal.map(pool, calls.zero_waits, [0], version=1, name="waits")
+        )
+        await wait_until(lambda: len(calls.made) == 21)
     with pytest.raises(aiopool.JournalError, match="was closed while"):
         await task
     with pytest.raises(aiopool.JournalError, match="was closed while"):
