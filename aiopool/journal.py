@@ -257,9 +257,9 @@ class Journal:
             name = options.get("name")
             task = await self._do(self._store.task, fn, name, version, key is not None)
             since = time.time() if rerun_failed else -inf
-            rows, more = rows_of(iterables, key), {"buffersize": buffersize, **options}
-            arity, width = len(iterables), buffersize or width
-            return self._run(pool, Plan(fn, task, arity, rows, ordered, width, since, more))
+            rows, arity = rows_of(iterables, key), len(iterables)
+            width = width if buffersize is None else buffersize
+            return self._run(pool, Plan(fn, task, arity, rows, ordered, width, since, options))
 
         return JournalStream(start, self._close_run, return_exceptions=return_exceptions)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiopool._journal.identity import Key
     from aiopool._journal.store import Row, Store
 
-LINGER: Final = 0.005
+LINGER: Final = 0.01
 """Seconds for which what has ended waits for company."""
 
 MOST_AT_ONCE: Final = 256
@@ -147,7 +147,8 @@ class Run:
         self._done = False
         self._news, self._room, self._arrival = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
-        stream = pool.stream(plan.fn, *self._columns(), ordered=False, **plan.options)
+        options = {"buffersize": plan.width, **plan.options}
+        stream = pool.stream(plan.fn, *self._columns(), ordered=False, **options)
         self._stream: Stream[Any] = stream
         self._puller = asyncio.create_task(self._pull())
         self._pump = asyncio.create_task(self._pump_stream())
