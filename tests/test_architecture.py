@@ -328,8 +328,8 @@ IMAGINARY = {
     ),
     "an add-on that uses another": (
         imports_against_the_direction,
-        {"trace.py": "from aiopool.progress import Live", "progress.py": ""},
-        "aiopool/trace.py:1 imports aiopool.progress (add-on); add-on may import from facade, facts",
+        {"trace.py": "from aiopool.asgi import mount", "asgi.py": ""},
+        "aiopool/trace.py:1 imports aiopool.asgi (add-on); add-on may import from facade, facts",
     ),
     "an add-on that uses the spool's room": (
         imports_against_the_direction,
