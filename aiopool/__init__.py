@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
+    from aiopool._wire.preserve import preserve, restore
     from aiopool.errors import (
         AiopoolError,
+        JournalError,
+        JournalFull,
+        JournalLocked,
         NotTransferable,
         PoolClosed,
         PoolFull,
@@ -36,6 +40,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AiopoolError",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
     "Meter",
     "NotTransferable",
     "Outcome",
@@ -57,11 +64,16 @@ __all__ = [
     "WorkerCrashed",
     "available_cpus",
     "checkpoint",
+    "preserve",
+    "restore",
     "run",
 ]
 
 _HOME: Final = {
     "AiopoolError": "errors",
+    "JournalError": "errors",
+    "JournalFull": "errors",
+    "JournalLocked": "errors",
     "Meter": "_run.meter",
     "NotTransferable": "errors",
     "Outcome": "_core.outcome",
@@ -83,6 +95,8 @@ _HOME: Final = {
     "WorkerCrashed": "errors",
     "available_cpus": "_run.settings",
     "checkpoint": "_backends.seats",
+    "preserve": "_wire.preserve",
+    "restore": "_wire.preserve",
     "run": "_run.runner",
 }
 

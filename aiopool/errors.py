@@ -9,6 +9,9 @@
     ├── WorkerCrashed     (BrokenProcessPool)  retry, or look at the call that kills its worker
     ├── NotTransferable   (TypeError,          change what is sent, as the message says
     │                      PicklingError)
+    ├── JournalError                           do what the message says to the file or the key
+    │   ├── JournalLocked                      wait for the run that has the journal, or stop it
+    │   └── JournalFull                        make room, and run again: it goes on where it was
     └── RemoteError                            read the remote traceback it carries
 
 Every one of them crosses between processes by pickle without losing a field.
@@ -26,6 +29,9 @@ from typing import final
 
 __all__ = [
     "AiopoolError",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
     "NotTransferable",
     "PoolClosed",
     "PoolFull",
@@ -165,6 +171,28 @@ class NotTransferable(AiopoolError, TypeError, PicklingError):
     def __str__(self) -> str:
         place = f" at {self.where}" if self.where else ""
         return f"{self.what} cannot be sent between processes{place}: {self.why}. {self.fix}"
+
+
+class JournalError(AiopoolError):
+    """A journal cannot be used, or not for this: ``path`` is its file, ``reason`` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"journal {self.path}: {self.reason}"
+
+
+@final
+class JournalLocked(JournalError):
+    """Another run has the journal open; what it had is free the moment that process is gone."""
+
+
+@final
+class JournalFull(JournalError):
+    """The journal could not be written to: what it holds is safe, what came after is not in it."""
 
 
 @final

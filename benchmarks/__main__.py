@@ -46,6 +46,7 @@ NAMES = (
     "task_group",
     "command_line",
     "faults",
+    "journal",
 )
 
 PATIENCE = 1_800

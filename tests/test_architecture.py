@@ -31,7 +31,17 @@ MAY_IMPORT = {
     "add-on": {"facade", "facts"},
     "_spool": {"facts"},
     "spool": {"_spool", "facade", "facts"},
-    "cli": {"spool", "add-on", "facade", "facts"},
+    "_journal": {"facade", "facts"},
+    "cli": {"spool", "_journal", "add-on", "facade", "facts"},
+}
+# Public files that are no add-ons, or are the front of a room of their own.
+ROOMS_OF_FILES = {
+    "errors": "facts",
+    "events": "facts",
+    "spool": "spool",
+    "journal": "_journal",
+    "cli": "cli",
+    "__main__": "cli",
 }
 # One public file each, that does not lean on its neighbours.
 NO_NEIGHBOURS = {"add-on"}
@@ -90,8 +100,7 @@ def room_of(module):
         return parts[0] if parts[0] in MAY_IMPORT else None
     if len(parts) > 1:
         return None
-    rooms = {"errors": "facts", "events": "facts", "cli": "cli", "__main__": "cli"}
-    return {**rooms, "spool": "spool"}.get(parts[0], "add-on")
+    return ROOMS_OF_FILES.get(parts[0], "add-on")
 
 
 # --- rules ----------------------------------------------------------------------------------
@@ -319,8 +328,8 @@ IMAGINARY = {
     ),
     "an add-on that uses another": (
         imports_against_the_direction,
-        {"trace.py": "from aiopool.journal import Journal", "journal.py": ""},
-        "aiopool/trace.py:1 imports aiopool.journal (add-on); add-on may import from facade, facts",
+        {"trace.py": "from aiopool.asgi import mount", "asgi.py": ""},
+        "aiopool/trace.py:1 imports aiopool.asgi (add-on); add-on may import from facade, facts",
     ),
     "an add-on that uses the spool's room": (
         imports_against_the_direction,
@@ -400,7 +409,8 @@ IMAGINARY = {
         {"_stuff/thing.py": ""},
         (
             "aiopool/_stuff/thing.py is in no room: "
-            "facts, _core, _wire, _worker, _backends, _run, facade, add-on, _spool, spool, cli"
+            "facts, _core, _wire, _worker, _backends, _run, facade, add-on, "
+            "_spool, spool, _journal, cli"
         ),
     ),
 }

@@ -14,6 +14,9 @@ from tests.test_architecture import ENGINES
 
 ERRORS = {
     "AiopoolError",
+    "JournalError",
+    "JournalFull",
+    "JournalLocked",
     "NotTransferable",
     "PoolClosed",
     "PoolFull",
@@ -37,6 +40,8 @@ PUBLIC = ERRORS | {
     "TaskOptions",
     "available_cpus",
     "checkpoint",
+    "preserve",
+    "restore",
     "run",
 }
 # Every spawned child pays for what the facade imports.

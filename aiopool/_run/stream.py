@@ -79,6 +79,7 @@ class Flow:
         self._closers: list[Ticket[None]] | None = None  # who waits while another closes
         self.cut_off = False  # by the pool's closing
         self._at_end: list[Callable[[], None]] = []
+        self._halted = False  # by the consumer
         self.workload: Workload
         self.input: Input
 
@@ -235,6 +236,11 @@ class Flow:
         """Cancel what is left."""
         self._engine.stop(self.workload)
 
+    def halt(self) -> None:
+        """Cancel what is left, as the consumer asks who will still take what has finished."""
+        self._halted = True
+        self.stop()
+
     def forsake(self) -> None:
         """The consumer is gone without closing; may be called in any thread."""
         loop = self._engine.loop
@@ -249,7 +255,7 @@ class Flow:
         if self.cut_off:
             message = "the pool was closed before the stream had pulled all of its input"
             raise PoolClosed(message)
-        if self.workload.stopped:
+        if self.workload.stopped and not self._halted:
             message = "the pool was closed while the stream was running"
             raise PoolClosed(message)
 
@@ -271,7 +277,7 @@ class Stream(Generic[T]):
         self._flow: Flow | None = None
         self._chunk: Chunk | None = None
         self._place = 0
-        self._closed = self._taking = False
+        self._closed = self._stopped = self._taking = False
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -317,6 +323,13 @@ class Stream(Generic[T]):
         finally:
             await self.aclose()
 
+    def stop(self) -> None:
+        """Cancel what is left; what has finished is still yielded, and the iteration then ends."""
+        if self._flow is None:
+            self._closed = self._stopped = True
+        else:
+            self._flow.halt()
+
     async def aclose(self) -> None:
         """Cancel what is left and close the input; returns when all of it has stopped."""
         self._closed = True
@@ -334,6 +347,8 @@ class Stream(Generic[T]):
             raise RuntimeError(message)
         if self._flow is None:
             self._flow = await self._start()
+            if self._stopped:  # while it waited for room
+                self._flow.halt()
         return self._flow
 
     async def _next_chunk(self) -> Chunk:

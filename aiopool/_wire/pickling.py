@@ -53,8 +53,8 @@ def dumps(obj: object) -> bytes:
     try:
         data = pickle.dumps(obj, _PROTOCOL)
     except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
-        return _by_value(obj)
-    return _by_value(obj) if _MAIN in data else data
+        return dumps_by_value(obj)
+    return dumps_by_value(obj) if _MAIN in data else data
 
 
 def can_pickle(obj: object) -> bool:
@@ -133,10 +133,13 @@ def _pack(
     if not by_value:
         return pieces.written, buffers
     buffers.clear()
-    return [_by_value(obj, keep)], buffers
+    return [dumps_by_value(obj, keep)], buffers
 
 
-def _by_value(obj: object, collect: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
+def dumps_by_value(
+    obj: object, collect: Callable[[pickle.PickleBuffer], object] | None = None
+) -> bytes:
+    """Pickle with cloudpickle; raises whatever that raises."""
     import cloudpickle
 
     data: bytes = cloudpickle.dumps(obj, _PROTOCOL, buffer_callback=collect)

@@ -226,3 +226,33 @@ async def test_a_stream_is_used_after_its_pool_closed():
         stream = pool.stream(double, [1, 2])
     with pytest.raises(PoolClosed):
         await collected(stream)
+
+
+async def test_stopping_a_stream(shop):
+    """A stream that is stopped yields what has finished, and then ends."""
+    shop.let(0, 1)
+    async with Pool() as pool:
+        async with pool.stream(shop.work, range(9), ordered=False, limit=3) as results:
+            await shop.has_started(2, 3, 4)
+            results.stop()
+            assert sorted([value async for value in results]) == [0, 1]
+            assert not shop.inside
+        await nothing_left(pool, shop)
+
+
+async def test_stopping_a_stream_that_has_not_begun(shop):
+    """A stream that is stopped before it has begun, or while it waits for room, yields nothing."""
+    async with Pool(limit=1, max_pending=1) as pool:
+        stream = pool.stream(shop.work, [0])
+        stream.stop()
+        assert [value async for value in stream] == []
+        handles = [pool.submit(shop.work, number) for number in (1, 2)]
+        stream = pool.stream(shop.work, [3])
+        task = asyncio.ensure_future(collected(stream))
+        await turns(5)
+        assert not task.done()
+        stream.stop()
+        shop.let(1, 2)
+        assert await task == []
+        await asyncio.gather(*handles)
+        assert 3 not in shop.started

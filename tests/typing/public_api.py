@@ -20,6 +20,7 @@ from aiopool import (
     progress,
     run,
 )
+from aiopool.journal import Journal
 
 
 def crunch(number: int, power: int = 2) -> float:
@@ -127,6 +128,17 @@ def synchronous() -> None:
         executor.submit(crunch, "ten")  # type: ignore[call-overload]
         executor.submit_with({"priorty": 1}, crunch, 10)  # type: ignore[call-overload]
     PoolExecutor(max_worker=2)  # type: ignore[call-arg]
+
+
+async def remembered(pool: Pool) -> None:
+    async with Journal("run.db") as journal:
+        assert_type(await journal.map(pool, crunch, [1, 2], retry=3), list[float])
+        assert_type(await journal.map(pool, fetch, ["url"], key=str), list[bytes])
+        async with journal.stream(pool, fetch, ["url"], ordered=False) as results:
+            assert_type([value async for value in results], list[bytes])
+        async for outcome in journal.stream(pool, crunch, numbers()).outcomes():
+            assert_type(outcome, Outcome[float])
+        await journal.map(pool, crunch, [1], priorty=1)  # type: ignore[call-overload]
 
 
 async def wrong(pool: Pool) -> None:

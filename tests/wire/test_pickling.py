@@ -246,7 +246,7 @@ class Odd:
 def by_value(obj, *rest):
     raise NotImplementedError
 
-pickling._by_value = by_value
+pickling.dumps_by_value = by_value
 large = b"__main__" * 50_000
 packed = pickling.pack([large, "__main__" * 50_000, bytearray(large), 1 << 3_000_000])
 assert pickling.unpack(packed)[0] == large
