@@ -28,6 +28,7 @@ PUBLIC = ERRORS | {
     "PoolExecutor",
     "PoolOptions",
     "PoolStatistics",
+    "PoolView",
     "Priority",
     "Retry",
     "Shared",

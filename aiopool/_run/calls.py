@@ -45,10 +45,7 @@ class Parts(Protocol):
     plans: dict[int, Plan]
     fleet: Fleet | None
     variables: tuple[ContextVar[Any], ...]
-
-    @property
-    def defaults(self) -> Settings:
-        """The options of a call that says nothing else."""
+    defaults: Settings
 
     def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str, /) -> Any:  # noqa: ANN401
         """The venue of calls that go through a limiter first."""

@@ -370,7 +370,7 @@ class Counted(Model):
     def lend(self, data):
         out = data.draw(st.sampled_from([each for each in self.out if each not in self.lent]))
         self.lent.append(out)
-        self.venue.lend()
+        self.venue.lend(out.batch.workload)
 
     @precondition(lambda self: self.lent)
     @rule(data=st.data())
@@ -379,7 +379,7 @@ class Counted(Model):
 
     def reclaim(self, out):
         self.lent.remove(out)
-        self.venue.reclaim()
+        self.venue.reclaim(out.batch.workload)
 
     def make_room(self):
         """There are always places."""
