@@ -73,16 +73,16 @@ class TaskOptions(TypedDict, total=False):
     limit: int | None
     """At most this many calls at once: of one ``map`` or ``stream``, or of all through a view."""
 
-    fairness_key: Hashable
-    """Whose call it is, such as a tenant's id: all calls of one key take turns with others as if
-    they were the items of one ``map``, however many there are. None: the call stands for itself."""
-
     name: str | None
     """What to call the task in messages and statistics; otherwise the function's name."""
 
     on: Literal["process", "thread", "loop"] | None
     """Where it runs; otherwise coroutine functions on the loop, all else in a process. ``"loop"``
     is for functions that return an awaitable, ``"thread"`` and ``"process"`` for plain ones."""
+
+    fairness_key: Hashable
+    """Whose call it is, such as a tenant's id: all calls of one key take turns with others as if
+    they were the items of one ``map``, however many there are. None: the call stands for itself."""
 
 
 @final

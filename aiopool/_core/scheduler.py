@@ -70,6 +70,7 @@ class Venue:
         workload.put_back(batch)
         if self._has_room(workload):
             self._line_of(workload).push(workload)
+            self._admit_for(workload)
 
     def drop(self, workload: Workload) -> None:
         """Take a workload out."""
@@ -77,13 +78,13 @@ class Venue:
             self._unpark(workload)
         else:
             self.queue.remove(workload)
-        if workload.settings.quota is not None:
-            self.admit(workload.settings.quota)
+        self._admit_for(workload)
 
     def moved(self, workload: Workload) -> None:
         """Its priority has changed: if it is queued, put it where it belongs now."""
         if workload.entry is not None:
             self._line_of(workload).push(workload)
+            self._admit_for(workload)
 
     def settle(self, batch: Batch) -> None:
         """A batch handed out has left its place, whatever became of its calls."""
@@ -114,18 +115,15 @@ class Venue:
             self._unpark(workload)
             self.queue.push(workload)
 
-    def _next(self) -> Workload | None:
-        """The workload whose turn it is; those before it whose quota is used up are parked."""
-        while True:
-            workload = self.queue.peek()
-            if workload is None:
-                return None
-            quota = workload.settings.quota
-            if quota is None or quota.has_room:
-                return workload
-            self._park(workload, quota)
+    def _admit_for(self, workload: Workload) -> None:
+        """A workload has left the queue, or has another place: it may be a parked one's turn."""
+        if workload.settings.quota is not None:
+            self.admit(workload.settings.quota)
 
-    def _park(self, workload: Workload, quota: Quota) -> None:
+    def _parks(self, workload: Workload, quota: Quota) -> bool:
+        """Park a workload whose turn it is if its quota is used up; whether it was."""
+        if quota.has_room:
+            return False
         self.queue.remove(workload)
         line = quota.lines.get(self)
         if line is None:
@@ -133,6 +131,7 @@ class Venue:
         line.push(workload)
         workload.parked = True
         self.parked += 1
+        return True
 
     def _unpark(self, workload: Workload) -> None:
         quota = cast("Quota", workload.settings.quota)
@@ -199,9 +198,12 @@ class CountedVenue(Venue):
     def assign(self, now: float) -> Iterator[Batch]:
         """The calls to start now, each in a batch of one."""
         while self.running < self.capacity:
-            workload = self._next()
+            workload = self.queue.peek()
             if workload is None:
                 return
+            quota = workload.settings.quota
+            if quota is not None and self._parks(workload, quota):
+                continue
             batch = self._serve(workload, 1, now)
             if batch is not None:
                 self.running += 1
@@ -265,9 +267,12 @@ class LanedVenue(Venue):
     def assign(self, now: float) -> Iterator[tuple[Slot, Batch]]:
         """The batches to send now, and where."""
         while True:
-            workload = self._next()
+            workload = self.queue.peek()
             if workload is None:
                 return
+            quota = workload.settings.quota
+            if quota is not None and self._parks(workload, quota):
+                continue
             slot = self._choose(workload, now)
             if slot is None:
                 return

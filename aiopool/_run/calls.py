@@ -162,6 +162,16 @@ def single(
     return handle
 
 
+def begin(
+    parts: Machinery, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
+) -> TaskHandle[Any]:
+    """One call, in line at once; raises ``PoolFull`` if there is no room for it."""
+    handle = single(parts, fn, args, options, TaskHandle)
+    parts.backlog.claim()
+    handle.begin()
+    return handle
+
+
 @final
 class Many:
     """A map or a stream: checked, and begun once there is room for it."""

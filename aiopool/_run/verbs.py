@@ -17,15 +17,7 @@ from aiopool._run.stream import Flow, Stream
 from aiopool._run.taskgroup import TaskGroup
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterable,
-        Awaitable,
-        Callable,
-        Hashable,
-        Iterable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Sequence
     from typing import TypeVarTuple, Unpack
 
     from aiopool._core.options import TaskOptions
@@ -113,8 +105,9 @@ class Verbs(Access):
         ``max_pending`` calls wait already, ``PoolClosed``, ``NotTransferable``, and TypeError or
         ValueError for options out of range.
         """
-        handle = self._start(fn, args, options)
-        self._entered_parts().submitted.append(handle)
+        parts = self._open_parts()
+        handle = calls.begin(parts, fn, args, options)
+        parts.submitted.append(handle)
         return handle
 
     @overload
@@ -333,15 +326,6 @@ class Verbs(Access):
     def statistics(self) -> PoolStatistics:
         """The pool at this moment, as a frozen snapshot; through a view, the whole pool."""
         return observe.statistics(self._entered_parts())
-
-    def _start(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> TaskHandle[Any]:
-        parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options, TaskHandle)
-        parts.backlog.claim()
-        handle.begin()
-        return handle
 
     async def _map(  # noqa: PLR0913 - what map and starmap have in common
         self,
