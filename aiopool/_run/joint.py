@@ -104,8 +104,9 @@ class Joint:
             within = within._outer  # noqa: SLF001 - another of these
 
     def hurry(self, priority: int) -> None:
-        """Make it as important as the one who joins, if it is not more so."""
-        self.handle.priority = min(self.handle.priority, priority)
+        """Make it as important as the one who joins, if it is not more so and is in line."""
+        if self._entering is None and priority < self.handle.priority:
+            self.handle.priority = priority
 
     def ticket(self) -> Ticket[Any]:
         """What one who waits, waits on."""
