@@ -12,6 +12,9 @@ when the tenant was last served, and ``p`` the priority of the most important ca
   priority) times ``aging`` seconds of newer, more important work, counted from its submission or
   its tenant's last turn, whichever was later.
 
+A tenant of which nothing waits is forgotten: whoever comes later comes after its last turn anyhow,
+and what is given back or tried again comes at its old age, as calls without a key do.
+
 One entry a tenant, and a heap of the priorities in use: O(log n). The fair queue stands in for a
 plain one from the first workload with a key on, so that those without cost what they always did.
 

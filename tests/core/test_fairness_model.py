@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 import pytest
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from aiopool._core.options import Settings
 from aiopool._core.quota import Quota
@@ -76,6 +76,12 @@ class Tenants:
         self.served[key_of(job)] = self.now
         self.served.pop(None, None)
 
+    @invariant()
+    def forget(self):
+        """A tenant of which nothing waits begins anew; what is given back later has its old age."""
+        waiting = {each.settings.fairness_key for each in self.venue.queue}
+        self.served = {key: when for key, when in self.served.items() if key in waiting}
+
     def is_exact(self, job, other):
         """Whether the two are in one queue for sure, and not one of them in a line of a view."""
         return job.share is other.share is None or key_of(job) is key_of(other) is None
@@ -90,6 +96,7 @@ class Tenants:
 
     def check_rest(self):
         super().check_rest()
+        self.forget()
         for share in self.shares[1:]:
             assert share.quota.running == share.running
         parked = [job.workload for job in self.jobs if job.workload.parked]
