@@ -119,6 +119,10 @@ class Both(Tenants):
 
     capacities = (1, 3)
 
+    def is_exact(self, job, other):
+        """In a line of tenants the first is let in, and has its tenant's place in the queue."""
+        return job.share is other.share is None
+
 
 def key_of(job):
     return job.workload.settings.fairness_key
