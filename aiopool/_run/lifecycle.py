@@ -92,20 +92,8 @@ class Lifecycle(Access):
         await parts.closer.close(drain=drain, timeout=timeout)
 
     @property
-    def max_workers(self) -> int:
-        """Worker processes it has at most."""
-        return self._settings.max_workers
-
-    @property
     def _defaults(self) -> Settings:
         return self._settings.defaults
-
-    def admit(self) -> None:
-        """Raise what ``submit`` would raise now: ``PoolFull``, ``PoolClosed``; else do nothing.
-
-        For a service that turns a request away rather than have ``run`` wait for room.
-        """
-        self._open_parts().backlog.claim()
 
     def _entered_parts(self) -> Machinery:
         if self._parts is None:

@@ -323,6 +323,18 @@ class Verbs(Access):
         self._open_parts()
         return TaskGroup(self, **options)
 
+    @property
+    def max_workers(self) -> int:
+        """Worker processes it has at most."""
+        return self._settings.max_workers
+
+    def admit(self) -> None:
+        """Raise what ``submit`` would raise now: ``PoolFull``, ``PoolClosed``; else do nothing.
+
+        For a service that turns a request away rather than have ``run`` wait for room.
+        """
+        self._open_parts().backlog.claim()
+
     def statistics(self) -> PoolStatistics:
         """The pool at this moment, as a frozen snapshot; through a view, the whole pool."""
         return observe.statistics(self._entered_parts())
