@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiopool._run.sharing import Shared
     from aiopool._run.stream import Stream
     from aiopool._run.taskgroup import TaskGroup
+    from aiopool._run.view import PoolView
     from aiopool._wire.preserve import preserve, restore
     from aiopool.errors import (
         AiopoolError,
@@ -52,6 +53,7 @@ __all__ = [
     "PoolFull",
     "PoolOptions",
     "PoolStatistics",
+    "PoolView",
     "Priority",
     "RemoteError",
     "Retry",
@@ -83,6 +85,7 @@ _HOME: Final = {
     "PoolFull": "errors",
     "PoolOptions": "_run.settings",
     "PoolStatistics": "_core.outcome",
+    "PoolView": "_run.view",
     "Priority": "_core.options",
     "RemoteError": "errors",
     "Retry": "_core.retry",

@@ -31,6 +31,7 @@ PUBLIC = ERRORS | {
     "PoolExecutor",
     "PoolOptions",
     "PoolStatistics",
+    "PoolView",
     "Priority",
     "Retry",
     "Shared",

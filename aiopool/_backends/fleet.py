@@ -195,7 +195,7 @@ class Fleet:
         parcels, refused, rest, unhurried = encode(batch)
         if len(parcels) == 1 and not refused and rest is None:
             return parcels
-        batch.workload.running += max(len(parcels), 1) - 1
+        self._venue.split(batch, max(len(parcels), 1))
         unsent = len(refused) + (len(rest) if rest else 0)
         self._venue.unload(slot, unsent, batch.workload.cost.seconds or 0.0)
         for call in refused:

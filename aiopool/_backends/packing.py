@@ -20,7 +20,7 @@ from aiopool._backends.parcels import encode_in_time, pack_argument
 from aiopool._wire.hooks import QUICK, pack_in_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aiopool._backends.base import Client
     from aiopool._backends.parcels import Encoded
@@ -160,7 +160,7 @@ class Packing:
         """Have calls pickled that no worker has got yet; they come back to the queue."""
         workload = batch.workload
         self._batches[workload] = batch
-        workload.running += 1  # until it is settled
+        self._venue.split(batch, 2)  # it and what is sent of it
         work = partial(encode_in_time, batch)
         workload.packing = self._packer.begin(work, partial(self._packed, batch))
         self._venue.drop(workload)
@@ -171,6 +171,11 @@ class Packing:
         if batch is not None:
             self._client.stopped(batch, started=False)
             self._client.settled(batch)
+
+    @property
+    def batches(self) -> Iterable[Batch]:
+        """Calls of maps and streams that are being pickled."""
+        return self._batches.values()
 
     async def close(self, patience: float) -> None:
         """Wait for the threads, so many seconds at most."""

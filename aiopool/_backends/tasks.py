@@ -60,14 +60,14 @@ class TaskSeat(Seat):
         self.backend.ended(self, task)
 
     def _give(self) -> None:
-        self.backend.venue.lend()
+        self.backend.venue.lend(self.batch.workload)
         self.backend.client.changed()
 
     def _get(self) -> None:
-        self.backend.venue.reclaim()
+        self.backend.venue.reclaim(self.batch.workload)
 
     def _has_room(self) -> bool:
-        return self.backend.venue.running < self.backend.venue.capacity
+        return self.backend.venue.has_place(self.batch.workload)
 
     def is_outranked(self) -> bool:
         """Whether it is not lent and a call more important than this one is next."""
@@ -91,11 +91,11 @@ class TaskSeat(Seat):
         return turn
 
     def _step_out(self, turn: Workload) -> None:
-        self.backend.venue.queue.remove(turn)
+        self.backend.venue.drop(turn)
 
     def seat_again(self) -> None:
         """Its turn has come and the venue has counted it in."""
-        self.backend.venue.running -= 1  # taking the place back counts it
+        self.backend.venue.unseat(self.batch.workload)  # taking the place back counts it
         super().seat_again()
 
 

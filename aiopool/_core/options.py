@@ -13,11 +13,13 @@ Not here: which options a verb takes (``limit`` means nothing to ``submit``), an
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager  # noqa: TC003 - get_type_hints needs it
-from dataclasses import dataclass
+from collections.abc import Hashable  # noqa: TC003 - get_type_hints needs it
+from contextlib import AbstractAsyncContextManager  # noqa: TC003 - as above
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast, final
 
+from aiopool._core.quota import Quota
 from aiopool._core.retry import Retry, check_count, check_int, check_seconds, shown
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "check_priority",
     "check_seconds",
     "resolve",
+    "with_quota",
 ]
 
 
@@ -68,7 +71,7 @@ class TaskOptions(TypedDict, total=False):
     """Entered before each attempt takes a worker, left when it ends; so it must be reusable."""
 
     limit: int | None
-    """At most this many calls of one ``map`` or ``stream`` at once."""
+    """At most this many calls at once: of one ``map`` or ``stream``, or of all through a view."""
 
     name: str | None
     """What to call the task in messages and statistics; otherwise the function's name."""
@@ -76,6 +79,10 @@ class TaskOptions(TypedDict, total=False):
     on: Literal["process", "thread", "loop"] | None
     """Where it runs; otherwise coroutine functions on the loop, all else in a process. ``"loop"``
     is for functions that return an awaitable, ``"thread"`` and ``"process"`` for plain ones."""
+
+    fairness_key: Hashable
+    """Whose call it is, such as a tenant's id: all calls of one key take turns with others as if
+    they were the items of one ``map``, however many there are. None: the call stands for itself."""
 
 
 @final
@@ -91,6 +98,14 @@ class Settings:
     limit: int | None = None
     name: str | None = None
     on: str | None = None
+    fairness_key: Hashable = None
+    quota: Quota | None = None  # of the view it came through
+
+
+def with_quota(settings: Settings) -> Settings:
+    """The options of a view: its limit is one of all its calls."""
+    quota = None if settings.limit is None else Quota(settings.limit)
+    return replace(settings, limit=None, quota=quota)
 
 
 def resolve(options: Mapping[str, object], defaults: Settings) -> Settings:
@@ -117,6 +132,8 @@ def resolve(options: Mapping[str, object], defaults: Settings) -> Settings:
         pick("limit", defaults.limit),
         pick("name", defaults.name),
         pick("on", defaults.on),
+        pick("fairness_key", defaults.fairness_key),
+        defaults.quota,
     )
 
 
@@ -124,6 +141,8 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
     """What to say of an option that is none of the known ones."""
     from difflib import get_close_matches  # for a mistake only
 
+    if name == "key":
+        return "key is for run alone, where callers that come together share one call."
     near = get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}."
     return f"unknown option {name!r}: {hint}"
@@ -191,6 +210,15 @@ def _on(value: object) -> str | None:
     raise error(f"on={shown(value)}: {rule}")
 
 
+def _fairness_key(value: object) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        message = f"fairness_key={shown(value)}: must be hashable, such as a str or an int"
+        raise TypeError(message) from None
+    return value
+
+
 # A check takes what the user gave and returns what Settings holds, or raises.
 _CHECKS: Final[dict[str, Callable[[object], object]]] = {
     "priority": check_priority,
@@ -201,4 +229,5 @@ _CHECKS: Final[dict[str, Callable[[object], object]]] = {
     "limit": _limit,
     "name": _name,
     "on": _on,
+    "fairness_key": _fairness_key,
 }

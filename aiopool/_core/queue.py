@@ -14,23 +14,38 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiopool._core.workload import Workload
-
 _SWEEP_AT: Final = 64
 
 
+class Element(Protocol):
+    """What stands in a queue: a workload, or a tenant's many as one."""
+
+    turn: float
+    """When it came, or was last served."""
+
+    priority: int
+    """Lower comes first."""
+
+    entry: tuple[Any, ...] | None
+    """Its one valid place in the queue; the queue's own business."""
+
+
+E = TypeVar("E", bound=Element)
+
+
 @final
-class TurnQueue:
+class TurnQueue(Generic[E]):
     """A priority queue of workloads, each in it at most once."""
 
-    __slots__ = ("_aging", "_heap", "_order", "_strict", "size")
+    __slots__ = ("_aging", "_heap", "_order", "_strict", "aging", "size")
 
     def __init__(self, aging: float) -> None:
+        self.aging = aging
         self._aging = 0.0 if aging == inf else aging
         self._strict = aging == inf
         self._heap: list[tuple[Any, ...]] = []
@@ -40,11 +55,11 @@ class TurnQueue:
     def __len__(self) -> int:
         return self.size
 
-    def __iter__(self) -> Iterator[Workload]:
+    def __iter__(self) -> Iterator[E]:
         """The workloads in it, in no particular order."""
         return (entry[-1] for entry in self._heap if entry[-1].entry is entry)
 
-    def push(self, workload: Workload) -> None:
+    def push(self, workload: E) -> None:
         """Put it in its place by ``turn`` and ``priority``; if it is in already, move it there."""
         if workload.entry is None:
             self.size += 1
@@ -62,18 +77,18 @@ class TurnQueue:
         else:
             heappush(heap, entry)
 
-    def peek(self) -> Workload | None:
+    def peek(self) -> E | None:
         """The workload whose turn it is, None if the queue is empty."""
         heap = self._heap
         while heap:
             entry = heap[0]
-            workload: Workload = entry[-1]
+            workload: E = entry[-1]
             if workload.entry is entry:
                 return workload
             heappop(heap)
         return None
 
-    def remove(self, workload: Workload) -> None:
+    def remove(self, workload: E) -> None:
         """Take it out if it is in."""
         if workload.entry is None:
             return
@@ -83,6 +98,9 @@ class TurnQueue:
             self._heap.clear()
         elif len(self._heap) > 2 * self.size + _SWEEP_AT:
             self._sweep()
+
+    def served(self, workload: E, now: float) -> None:
+        """A call of it starts, which is all the same here: there are no tenants."""
 
     def _sweep(self) -> None:
         self._heap = [entry for entry in self._heap if entry[-1].entry is entry]

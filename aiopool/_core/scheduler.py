@@ -12,14 +12,17 @@ Costs O(log n) a decision in the number of queued workloads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from aiopool._core.estimate import QUANTUM, SMALLEST_SHARE
+from aiopool._core.fairness import FairQueue
 from aiopool._core.queue import TurnQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aiopool._core.options import Settings
+    from aiopool._core.quota import Quota
     from aiopool._core.workload import Batch, Workload
 
 
@@ -44,11 +47,12 @@ class Slot:
 class Venue:
     """A queue of workloads; what to start next is its subclass's to say."""
 
-    __slots__ = ("population", "queue")
+    __slots__ = ("parked", "population", "queue")
 
     def __init__(self, aging: float) -> None:
-        self.queue = TurnQueue(aging)
+        self.queue: TurnQueue[Workload] | FairQueue = TurnQueue(aging)
         self.population = 0  # workloads that are not concluded
+        self.parked = 0  # those in lines of quotas instead of in the queue
 
     @property
     def idle(self) -> bool:
@@ -65,16 +69,22 @@ class Venue:
         workload = batch.workload
         workload.put_back(batch)
         if self._has_room(workload):
-            self.queue.push(workload)
+            self._line_of(workload).push(workload)
+            self._admit_for(workload)
 
     def drop(self, workload: Workload) -> None:
         """Take a workload out."""
-        self.queue.remove(workload)
+        if workload.parked:
+            self._unpark(workload)
+        else:
+            self.queue.remove(workload)
+        self._admit_for(workload)
 
     def moved(self, workload: Workload) -> None:
         """Its priority has changed: if it is queued, put it where it belongs now."""
         if workload.entry is not None:
-            self.queue.push(workload)
+            self._line_of(workload).push(workload)
+            self._admit_for(workload)
 
     def settle(self, batch: Batch) -> None:
         """A batch handed out has left its place, whatever became of its calls."""
@@ -82,6 +92,61 @@ class Venue:
         workload.running -= 1
         if workload.entry is None and workload.has_more():
             self.wake(workload)
+        if workload.settings.quota is not None:
+            workload.settings.quota.release()
+
+    def split(self, batch: Batch, count: int) -> None:
+        """A batch handed out goes on as so many, each to be settled."""
+        workload = batch.workload
+        workload.running += count - 1
+        if workload.settings.quota is not None:
+            workload.settings.quota.running += count - 1
+
+    def be_fair(self) -> None:
+        """Let tenants take turns from now on. Idempotent."""
+        if isinstance(self.queue, TurnQueue):
+            self.queue = FairQueue(self.queue)
+
+    def admit(self, quota: Quota) -> None:
+        """If a quota has room, let the first workload it parked here back into the queue."""
+        if quota.has_room and (line := quota.lines.get(self)) is not None:
+            workload = line.peek()
+            assert workload is not None
+            self._unpark(workload)
+            self.queue.push(workload)
+
+    def _admit_for(self, workload: Workload) -> None:
+        """A workload has left the queue, or has another place: it may be a parked one's turn."""
+        if workload.settings.quota is not None:
+            self.admit(workload.settings.quota)
+
+    def _parks(self, workload: Workload, quota: Quota) -> bool:
+        """Park a workload whose turn it is if its quota is used up; whether it was."""
+        if quota.has_room:
+            return False
+        self.queue.remove(workload)
+        line = quota.lines.get(self)
+        if line is None:
+            line = quota.lines[self] = FairQueue(TurnQueue(self.queue.aging))
+        line.push(workload)
+        workload.parked = True
+        self.parked += 1
+        return True
+
+    def _unpark(self, workload: Workload) -> None:
+        quota = cast("Quota", workload.settings.quota)
+        line = quota.lines[self]
+        line.remove(workload)
+        if not line.size:
+            del quota.lines[self]
+        workload.parked = False
+        self.parked -= 1
+
+    def _line_of(self, workload: Workload) -> TurnQueue[Workload] | FairQueue:
+        """Where it is queued, or is to be."""
+        if not workload.parked:
+            return self.queue
+        return cast("Quota", workload.settings.quota).lines[self]
 
     def _has_room(self, workload: Workload) -> bool:
         limit = workload.settings.limit
@@ -91,18 +156,31 @@ class Venue:
         """Take a batch in the workload's turn and queue what is left of it afresh."""
         batch = workload.take(count)
         if batch is None:
-            self.queue.remove(workload)
+            self.drop(workload)
             return None
         batch.started = now
         if batch.began is None:
             batch.began = now
         workload.running += 1
         workload.turn = now
+        settings = workload.settings
+        if settings.fairness_key is not None:
+            self.queue.served(workload, now)
         if workload.has_more() and self._has_room(workload):
             self.queue.push(workload)
         else:
             self.queue.remove(workload)
+        if settings.quota is not None:
+            self._take_place(workload, settings.quota, now)
         return batch
+
+    def _take_place(self, workload: Workload, quota: Quota, now: float) -> None:
+        """A call of it starts, by a place of its quota."""
+        quota.running += 1
+        line = quota.lines.get(self)
+        if line is not None:
+            line.served(workload, now)
+            self.admit(quota)
 
 
 @final
@@ -123,6 +201,9 @@ class CountedVenue(Venue):
             workload = self.queue.peek()
             if workload is None:
                 return
+            quota = workload.settings.quota
+            if quota is not None and self._parks(workload, quota):
+                continue
             batch = self._serve(workload, 1, now)
             if batch is not None:
                 self.running += 1
@@ -133,15 +214,28 @@ class CountedVenue(Venue):
         self.running -= 1
         super().settle(batch)
 
-    def lend(self) -> None:
-        """A running call gives its place away while it waits for its own pool."""
-        self.running -= 1
-        self.lent += 1
+    def has_place(self, workload: Workload) -> bool:
+        """Whether a call of it could have a place at once."""
+        quota = workload.settings.quota
+        return self.running < self.capacity and (quota is None or quota.has_room)
 
-    def reclaim(self) -> None:
+    def lend(self, workload: Workload) -> None:
+        """A running call gives its place away while it waits for its own pool."""
+        self.lent += 1
+        self.unseat(workload)
+
+    def reclaim(self, workload: Workload) -> None:
         """A call that lent its place has one again."""
         self.running += 1
         self.lent -= 1
+        if workload.settings.quota is not None:
+            workload.settings.quota.running += 1
+
+    def unseat(self, workload: Workload) -> None:
+        """Count the place of a running call as free."""
+        self.running -= 1
+        if workload.settings.quota is not None:
+            workload.settings.quota.release()
 
     def validate(self) -> None:
         """Raise AssertionError unless what always holds holds."""
@@ -176,6 +270,9 @@ class LanedVenue(Venue):
             workload = self.queue.peek()
             if workload is None:
                 return
+            quota = workload.settings.quota
+            if quota is not None and self._parks(workload, quota):
+                continue
             slot = self._choose(workload, now)
             if slot is None:
                 return
@@ -221,7 +318,7 @@ class LanedVenue(Venue):
         """An idle slot; else, for short calls, the one soonest done that holds half a quantum."""
         best: Slot | None = None
         cost = workload.cost.seconds
-        ahead = cost is not None and cost <= QUANTUM / 2 and workload.settings.limit is None
+        ahead = cost is not None and cost <= QUANTUM / 2 and _is_unlimited(workload.settings)
         for slot in self.slots:
             if not slot.open:
                 continue
@@ -262,3 +359,7 @@ class LanedVenue(Venue):
             assert slot.load or not slot.outstanding, slot
         idle = any(slot.open and not slot.load for slot in self.slots)
         assert not (idle and self.queue.peek()), "a worker is idle while calls wait"
+
+
+def _is_unlimited(settings: Settings) -> bool:
+    return settings.limit is None and settings.quota is None

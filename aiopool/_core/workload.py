@@ -114,6 +114,7 @@ class Workload:
         "name",
         "next_index",
         "packing",
+        "parked",
         "priority",
         "reason",
         "resting",
@@ -158,8 +159,7 @@ class Workload:
         self.exact = exact  # a call is never run twice within one attempt, whatever dies
         self.priority = settings.priority
         self.since = self.turn = now  # turn: when it was last served, for its key in the queue
-        deadline = settings.deadline
-        self.deadline = None if deadline is None else now + deadline
+        self.deadline = None if settings.deadline is None else now + settings.deadline
         self.again: list[Batch] = NONE  # a stack: the last is the first in line
         self.here = 0  # calls in it, or the one that ``hold`` was given
         self._item = self._packed = self.packing = None  # that call, and as it crosses
@@ -173,6 +173,7 @@ class Workload:
         self.inner: Workload | None = None  # what does its work, where a limiter stands before
         self.silent = False  # part of another workload's call: not counted, nobody is told
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the queue
+        self.parked = False  # that queue is a line of its quota's, not the venue's
 
     def hold(self, item: object, packed: object = None) -> None:
         """Have this one call and no other; ``packed`` is the item as it crosses, if encoded."""

@@ -30,6 +30,11 @@ class Backlog:
         if bound is not None:
             engine.on_room = self._let_in
 
+    @property
+    def is_open(self) -> bool:
+        """Whether who enters now does not wait."""
+        return self._bound is None or (not self._waiters and self._has_room())
+
     def claim(self) -> None:
         """Come in without waiting; raises ``PoolFull`` if there is no room."""
         if self._bound is not None and not self._has_room():
@@ -39,7 +44,7 @@ class Backlog:
 
     async def enter(self, name: str, settings: Settings) -> None:
         """Come in, waiting for room if need be, up to the deadline; submit right after."""
-        if self._bound is None or (not self._waiters and self._has_room()):
+        if self.is_open:
             return
         ticket = Turn(self._engine.loop)
         heappush(self._waiters, (settings.priority, next(self._order), ticket))

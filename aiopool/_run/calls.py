@@ -45,10 +45,7 @@ class Parts(Protocol):
     plans: dict[int, Plan]
     fleet: Fleet | None
     variables: tuple[ContextVar[Any], ...]
-
-    @property
-    def defaults(self) -> Settings:
-        """The options of a call that says nothing else."""
+    defaults: Settings
 
     def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str, /) -> Any:  # noqa: ANN401
         """The venue of calls that go through a limiter first."""
@@ -162,6 +159,16 @@ def single(
             parts.fleet.packing.single(workload, args)
     handle = kind(parts.engine, workload, args)
     workload.sink = handle
+    return handle
+
+
+def begin(
+    parts: Machinery, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
+) -> TaskHandle[Any]:
+    """One call, in line at once; raises ``PoolFull`` if there is no room for it."""
+    handle = single(parts, fn, args, options, TaskHandle)
+    parts.backlog.claim()
+    handle.begin()
     return handle
 
 

@@ -104,6 +104,8 @@ class Engine:
         venue.population += 1
         if workload.packing is not None:
             self.packed(workload)
+        if workload.settings.fairness_key is not None:
+            venue.be_fair()
         venue.wake(workload)
         if self._scheduled:
             if workload.since > self._looked + _BURST:
@@ -190,7 +192,9 @@ class Engine:
     @property
     def pending(self) -> int:
         """Submitted calls, maps and streams that wait for their turn or their next attempt."""
-        return self._resting + sum(len(venue.queue) for venue in self.venues.values())
+        return self._resting + sum(
+            len(venue.queue) + venue.parked for venue in self.venues.values()
+        )
 
     async def until_empty(self) -> None:
         """Wait until every workload is concluded."""

@@ -26,7 +26,7 @@ from aiopool._run.child import LoopChild, PoolChild
 from aiopool._run.engine import Engine
 from aiopool._run.functions import Functions
 from aiopool._run.gate import Gate
-from aiopool._run.lifecycle import Lifecycle
+from aiopool._run.lifecycle import Access, Lifecycle
 from aiopool._run.news import News
 from aiopool._run.settings import check_settings
 
@@ -51,9 +51,8 @@ _MOST_COMPARED: Final = 16
 class OwnParts:
     """What runs the coroutine calls of a group without a pool that need an engine."""
 
-    defaults = _DEFAULTS
-
     def __init__(self, loop: asyncio.AbstractEventLoop, aging: float) -> None:
+        self.defaults = _DEFAULTS
         self.engine = engine = Engine(loop, News(()))
         self.fleet: Fleet | None = None
         self.variables: tuple[ContextVar[Any], ...] = ()
@@ -75,7 +74,7 @@ class Floor:
     def __init__(  # noqa: PLR0913 - all but two by keyword
         self,
         loop: asyncio.AbstractEventLoop,
-        pool: Lifecycle | None,
+        pool: Access | None,
         *,
         limit: int | None,
         aging: float,

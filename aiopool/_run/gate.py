@@ -129,7 +129,9 @@ class Gate:
     def _inner(self, batch: Batch, task: asyncio.Task[None]) -> TaskHandle[Any]:
         """Submit the call for itself; limiter, retry and deadline stay out here."""
         outer = batch.workload
-        settings = replace(outer.settings, retry=None, limiter=None, deadline=None, limit=None)
+        settings = replace(
+            outer.settings, retry=None, limiter=None, deadline=None, limit=None, quota=None
+        )
         inner = Workload(
             outer.function,
             settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
 from aiopool._backends.launch import leave_if_unguarded
@@ -15,11 +16,34 @@ from aiopool.errors import PoolClosed
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from aiopool._core.outcome import PoolStatistics
+    from aiopool._core.options import Settings
     from aiopool._run.settings import PoolSettings
 
 
-class Lifecycle:
+class Access(ABC):
+    """The way to an open pool's parts: its own, or through a view of it."""
+
+    _settings: PoolSettings
+
+    @property
+    @abstractmethod
+    def _defaults(self) -> Settings:
+        """The options of a call that says nothing else."""
+
+    @abstractmethod
+    def _entered_parts(self) -> Machinery:
+        """The parts if the pool was opened, in this loop."""
+
+    @abstractmethod
+    def _open_parts(self) -> Machinery:
+        """The parts if the pool takes work."""
+
+    @abstractmethod
+    def _check_open(self) -> None:
+        """As ``_open_parts``, in whatever thread."""
+
+
+class Lifecycle(Access):
     """What is open, and who may use it."""
 
     def __init__(self, settings: PoolSettings) -> None:
@@ -68,20 +92,8 @@ class Lifecycle:
         await parts.closer.close(drain=drain, timeout=timeout)
 
     @property
-    def max_workers(self) -> int:
-        """Worker processes it has at most."""
-        return self._settings.max_workers
-
-    def statistics(self) -> PoolStatistics:
-        """The pool at this moment, as a frozen snapshot."""
-        return observe.statistics(self._entered_parts())
-
-    def admit(self) -> None:
-        """Raise what ``submit`` would raise now: ``PoolFull``, ``PoolClosed``; else do nothing.
-
-        For a service that turns a request away rather than have ``run`` wait for room.
-        """
-        self._open_parts().backlog.claim()
+    def _defaults(self) -> Settings:
+        return self._settings.defaults
 
     def _entered_parts(self) -> Machinery:
         if self._parts is None:
@@ -100,7 +112,6 @@ class Lifecycle:
         return parts
 
     def _check_open(self) -> None:
-        """As ``_open_parts``, in whatever thread."""
         if self._parts is None or self._refusing or self._parts.closer.begun:
             message = "this pool is not open, or is closing: there are no calls to share with"
             raise PoolClosed(message)

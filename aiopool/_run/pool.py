@@ -1,39 +1,23 @@
-"""The pool: the verbs users call, each a thin way into the engine."""
+"""The pool itself: the verbs over a life of its own."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, final
 
-from aiopool._core.retry import check_count
-from aiopool._run import calls, observe
-from aiopool._run.handle import TaskHandle
+from aiopool._run import observe
 from aiopool._run.lifecycle import Lifecycle
-from aiopool._run.meter import Meter
 from aiopool._run.settings import settings_from
-from aiopool._run.sharing import Shared, share
-from aiopool._run.sources import spread
-from aiopool._run.stream import Flow, Stream
-from aiopool._run.taskgroup import TaskGroup
+from aiopool._run.view import Viewed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
-    from typing import TypeVarTuple, Unpack
+    from typing import Unpack
 
-    from aiopool._core.options import TaskOptions
     from aiopool._core.outcome import Outcome
     from aiopool._run.settings import PoolOptions
-    from aiopool._run.sources import Items
-    from aiopool._run.taskgroup import GroupOptions
-
-    Ts = TypeVarTuple("Ts")
-
-T = TypeVar("T")
-A = TypeVar("A")
 
 
 @final
-class Pool(Lifecycle):
+class Pool(Lifecycle, Viewed):
     """Runs coroutines on the event loop and plain callables in worker processes.
 
     It belongs to the event loop that enters it. Leaving ``async with`` waits for all submitted
@@ -46,274 +30,6 @@ class Pool(Lifecycle):
 
     def __init__(self, max_workers: int | None = None, **options: Unpack[PoolOptions]) -> None:
         super().__init__(settings_from(max_workers, options))
-        self._submitted: list[TaskHandle[Any]] = []
-
-    @overload
-    async def run(
-        self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts, **options: Unpack[TaskOptions]
-    ) -> T: ...
-    @overload
-    async def run(
-        self, fn: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[TaskOptions]
-    ) -> T: ...
-    async def run(
-        self, fn: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[TaskOptions]
-    ) -> Any:
-        """Call ``fn(*args)`` and wait for it; its value.
-
-        An ``async def`` runs on the event loop, anything else in a worker process, unless ``on``
-        says otherwise. Cancelling the caller stops the call. Waits while ``max_pending`` calls
-        wait already. Raises what the call raised; ``TaskTimeout``, ``WorkerCrashed``,
-        ``NotTransferable``, ``PoolClosed``; TypeError or ValueError for options out of range.
-        """
-        parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options, TaskHandle)
-        await parts.backlog.enter(handle.name, handle.settings)
-        self._open_parts()
-        handle.begin()
-        try:
-            return await handle
-        finally:
-            del handle  # this frame is in the error's traceback, and the handle holds the error
-
-    @overload
-    def submit(
-        self,
-        fn: Callable[[*Ts], Awaitable[T]],
-        /,
-        *args: *Ts,
-        **options: Unpack[TaskOptions],
-    ) -> TaskHandle[T]: ...
-    @overload
-    def submit(
-        self, fn: Callable[[*Ts], T], /, *args: *Ts, **options: Unpack[TaskOptions]
-    ) -> TaskHandle[T]: ...
-    def submit(
-        self, fn: Callable[[*Ts], Any], /, *args: *Ts, **options: Unpack[TaskOptions]
-    ) -> TaskHandle[Any]:
-        """Have ``fn(*args)`` called and return its handle at once.
-
-        The pool keeps every handle it gave out, for ``collect``; a pool that lives for weeks uses
-        ``run``, ``map`` and ``stream``, which it does not keep. Raises ``PoolFull`` when
-        ``max_pending`` calls wait already, ``PoolClosed``, ``NotTransferable``, and TypeError or
-        ValueError for options out of range.
-        """
-        handle = self._start(fn, args, options)
-        self._submitted.append(handle)
-        return handle
-
-    @overload
-    async def map(
-        self,
-        fn: Callable[[A], Awaitable[T]],
-        iterable: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        return_exceptions: Literal[False] = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[[A], T],
-        iterable: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        return_exceptions: Literal[False] = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[[A], Awaitable[T]],
-        iterable: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        return_exceptions: Literal[True],
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T | BaseException]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[[A], T],
-        iterable: Iterable[A] | AsyncIterable[A],
-        /,
-        *,
-        return_exceptions: Literal[True],
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T | BaseException]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[..., Awaitable[T]],
-        /,
-        *iterables: Items,
-        return_exceptions: Literal[False] = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Items,
-        return_exceptions: Literal[False] = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[..., Awaitable[T]],
-        /,
-        *iterables: Items,
-        return_exceptions: Literal[True],
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T | BaseException]: ...
-    @overload
-    async def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Items,
-        return_exceptions: Literal[True],
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T | BaseException]: ...
-    async def map(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *iterables: Items,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Any,
-    ) -> list[Any]:
-        """Call ``fn`` with each item and wait for all; the results in input order.
-
-        Several iterables are zipped as by ``zip``; they may be async. Items are pulled as workers
-        have room for them, many at a time where calls are short. The first final failure stops the
-        rest and is raised as it is; with ``return_exceptions`` failures stand in the list instead.
-        ``limit`` bounds how many run at once. ``progress`` shows on stderr how far it is.
-        """
-        return await self._map(fn, iterables, return_exceptions, progress, options)
-
-    @overload
-    async def starmap(
-        self,
-        fn: Callable[[*Ts], Awaitable[T]],
-        iterable: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
-        /,
-        *,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    @overload
-    async def starmap(
-        self,
-        fn: Callable[[*Ts], T],
-        iterable: Iterable[tuple[*Ts]] | AsyncIterable[tuple[*Ts]],
-        /,
-        *,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[T]: ...
-    async def starmap(
-        self,
-        fn: Callable[..., Any],
-        iterable: Items,
-        /,
-        *,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> list[Any]:
-        """As ``map``, with each item the tuple of one call's arguments."""
-        rows = (spread(iterable),)
-        return await self._map(fn, rows, return_exceptions, progress, options, star=True)
-
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., Awaitable[T]],
-        /,
-        *iterables: Items,
-        ordered: bool = True,
-        buffersize: int | None = None,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> Stream[T]: ...
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Items,
-        ordered: bool = True,
-        buffersize: int | None = None,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> Stream[T]: ...
-    def stream(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *iterables: Items,
-        ordered: bool = True,
-        buffersize: int | None = None,
-        return_exceptions: bool = False,
-        progress: bool = False,
-        **options: Unpack[TaskOptions],
-    ) -> Stream[Any]:
-        """Call ``fn`` with each item and yield the results as they come, in input order or not.
-
-        Iterables may be async and endless: at most ``buffersize`` items are pulled ahead of the
-        consumer, by default as many as keep the workers busy. The stream is an async iterator and
-        an async context manager; ``.outcomes()`` yields ``Outcome``s instead, failures included.
-        A failure is raised in its place, after the results before it, and stops the rest; with
-        ``return_exceptions`` it is a result. What an iterable raises comes after all results.
-        ``progress`` shows on stderr how many calls have ended.
-        """
-        width = check_count("buffersize", buffersize)
-        many = calls.Many(self._open_parts(), fn, iterables, options, star=False)
-
-        async def start() -> Flow:
-            self._open_parts()
-            await many.enter()
-            self._open_parts()
-            flow = many.flow(ordered=ordered, buffersize=width)
-            if progress:
-                meter = Meter(many.plan.name, flow.counts)
-                meter.begin()
-                flow.at_end(meter.end)
-            return flow
-
-        return Stream(start, return_exceptions=return_exceptions)
-
-    def share(self, obj: T) -> Shared[T]:
-        """Place a large object in shared memory once; the handle to pass to calls in its place.
-
-        Calls receive the object, its arrays read-only. It takes as long as three copies, may be
-        called in another thread, and is freed when nobody holds the handle. Raises
-        ``NotTransferable``, ``PoolClosed``; warns where memory is short and it goes by the socket.
-        """
-        self._check_open()
-        return share(obj)
-
-    def task_group(self, **options: Unpack[GroupOptions]) -> TaskGroup:
-        """A structured scope over this pool, with the options of ``TaskGroup``."""
-        self._open_parts()
-        return TaskGroup(self, **options)
 
     async def collect(self) -> list[Outcome[Any]]:
         """Take no more work, wait for all that was submitted, and return how each call ended.
@@ -325,30 +41,5 @@ class Pool(Lifecycle):
         if parts.inside:
             raise RuntimeError("a call of this pool cannot collect it: it would wait for itself")
         self._refusing = True
-        await observe.all_done(parts.engine, self._submitted)
-        return [handle.outcome(index) for index, handle in enumerate(self._submitted)]
-
-    def _start(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]
-    ) -> TaskHandle[Any]:
-        parts = self._open_parts()
-        handle = calls.single(parts, fn, args, options, TaskHandle)
-        parts.backlog.claim()
-        handle.begin()
-        return handle
-
-    async def _map(  # noqa: PLR0913 - what map and starmap have in common
-        self,
-        fn: Callable[..., Any],
-        iterables: Sequence[Items],
-        return_exceptions: bool,  # noqa: FBT001
-        progress: bool,  # noqa: FBT001
-        options: Any,  # noqa: ANN401
-        *,
-        star: bool = False,
-    ) -> list[Any]:
-        many = calls.Many(self._open_parts(), fn, iterables, options, star=star)
-        await many.enter()
-        self._open_parts()
-        sink = many.gather(keep=return_exceptions)
-        return await sink.finish(Meter(many.plan.name, sink.counts) if progress else nullcontext())
+        await observe.all_done(parts.engine, parts.submitted)
+        return [handle.outcome(index) for index, handle in enumerate(parts.submitted)]

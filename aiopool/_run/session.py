@@ -328,7 +328,8 @@ class Session:
         self, fn: Callable[..., T], args: tuple[Any, ...], options: TaskOptions
     ) -> TaskHandle[T]:
         """Put a call in line; its handle."""
-        return self.pool._start(fn, args, options)  # noqa: SLF001 - as above; submit keeps handles
+        parts = self.pool._open_parts()  # noqa: SLF001 - as above; submit keeps handles
+        return calls.begin(parts, fn, args, options)
 
     def _begin_map(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._backends.fleet import Fleet
@@ -19,10 +20,13 @@ from aiopool._run.settings import available_cpus
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Hashable
     from contextlib import AbstractAsyncContextManager
 
     from aiopool._core.options import Settings
     from aiopool._run.calls import Plan
+    from aiopool._run.handle import TaskHandle
+    from aiopool._run.joint import Joint
     from aiopool._run.settings import PoolSettings
 
 _THREADS_EACH: Final = 4
@@ -40,6 +44,9 @@ class Machinery:
         self.functions = Functions()
         self.variables = settings.variables  # that travel to worker processes
         self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
+        self.defaults = settings.defaults  # the options of a call that says nothing else
+        self.submitted: list[TaskHandle[Any]] = []  # for collect
+        self.joints: dict[Hashable, Joint] = {}  # calls that others may join, by what they are
         self.backlog = Backlog(engine, settings.max_pending)
         aging = settings.aging
         tasks_venue = CountedVenue(settings.limit, aging)
@@ -69,10 +76,12 @@ class Machinery:
         """Items a stream has to have in hand to keep that place busy."""
         return 2 * self._settings.limit if place == "loop" else 4 * self._settings.max_workers
 
-    @property
-    def defaults(self) -> Settings:
-        """The options of a call that says nothing else."""
-        return self._settings.defaults
+    def under(self, defaults: Settings) -> Machinery:
+        """The same parts for calls with other defaults."""
+        parts = copy(self)
+        parts.defaults = defaults
+        parts.plans = {}
+        return parts
 
     @property
     def inside(self) -> bool:

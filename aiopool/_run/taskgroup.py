@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiopool._core.options import TaskOptions
     from aiopool._run.handle import TaskHandle
-    from aiopool._run.pool import Pool
+    from aiopool._run.verbs import Verbs
 
     Ts = TypeVarTuple("Ts")
 
@@ -58,11 +58,11 @@ class GroupOptions(TypedDict, total=False):
 class TaskGroup(asyncio.TaskGroup):
     """A group of tasks that ends together: an ``asyncio.TaskGroup`` that can do more.
 
-    ``pool``: the pool that runs what ``start_soon`` is given. Without one, coroutine functions run
-    on the event loop, and the group opens a pool of its own, and closes it, if it is given
-    anything else. ``limit``: children running at once, those of ``create_task`` too; others wait,
-    in the order of their priority and age. ``aging``: seconds of waiting that make up for one step
-    of priority, default the pool's, else 1. ``on_error``: with ``"cancel"`` the first failure
+    ``pool``: the pool or view that runs what ``start_soon`` is given. Without one, coroutine
+    functions run on the event loop, and the group opens a pool of its own, and closes it, if it is
+    given anything else. ``limit``: children running at once, those of ``create_task`` too; others
+    wait, in the order of their priority and age. ``aging``: seconds that make up for one step of
+    priority, default the pool's, else 1. ``on_error``: with ``"cancel"`` the first failure
     cancels all that still run; with ``"continue"`` they run on. Either way leaving the block raises
     all failures in one ``ExceptionGroup``.
 
@@ -71,7 +71,7 @@ class TaskGroup(asyncio.TaskGroup):
 
     def __init__(
         self,
-        pool: Pool | None = None,
+        pool: Verbs | None = None,
         *,
         limit: int | None = None,
         aging: float | None = None,

@@ -425,18 +425,20 @@ def test_a_limit_leaves_places_to_others():
 
 def test_a_lent_place_is_anothers_meanwhile():
     """A call that lends its place makes room for one other."""
-    venue = counted(1, many("m", 5))
+    job = many("m", 5)
+    venue = counted(1, job)
     start(venue)
-    venue.lend()
+    venue.lend(job)
     assert len(start(venue)) == 1
     assert (venue.running, venue.lent) == (1, 1)
 
 
 def test_a_place_taken_back_by_force_is_made_up_for():
     """Nothing starts until the places passed over by a reclaim are free again."""
-    venue = counted(1, many("m", 5))
-    first, second = [*start(venue), *(venue.lend() or start(venue))]
-    venue.reclaim()
+    job = many("m", 5)
+    venue = counted(1, job)
+    first, second = [*start(venue), *(venue.lend(job) or start(venue))]
+    venue.reclaim(job)
     assert (venue.running, venue.lent) == (2, 0)
     venue.settle(first)
     assert start(venue) == []

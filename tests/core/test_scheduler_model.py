@@ -73,11 +73,23 @@ class Job:
     ended: Counter = field(default_factory=Counter)  # indices: how often they ended
     attempts: Counter = field(default_factory=Counter)  # calls: how often they ran
     stopped: bool = False
+    share: object = None  # of a view's places
 
     @property
     def ready(self):
         limit = self.workload.settings.limit
-        return bool(self.line) and not self.stopped and (limit is None or self.running < limit)
+        free = self.share is None or self.share.running < self.share.capacity
+        roomy = limit is None or self.running < limit
+        return bool(self.line) and not self.stopped and roomy and free
+
+    def take(self, count):
+        """Count so many batches of it in, or out."""
+        self.running += count
+        self.occupy(count)
+
+    def occupy(self, count):
+        if self.share is not None:
+            self.share.running += count
 
     def key(self, aging):
         strict = aging == inf
@@ -148,7 +160,7 @@ class Model(RuleBasedStateMachine):
     def new_job(self, source, priority, cost, limit):
         workload = Workload(
             None,
-            Settings(priority=priority, limit=limit),
+            self.settings(priority, limit),
             name=str(len(self.jobs)),
             venue="",
             sink=None,
@@ -158,6 +170,9 @@ class Model(RuleBasedStateMachine):
         )
         self.jobs.append(Job(workload, self.now, priority, []))
         return self.jobs[-1]
+
+    def settings(self, priority, limit):
+        return Settings(priority=priority, limit=limit)
 
     @precondition(lambda self: self.inputs())
     @rule(data=st.data(), count=st.integers(1, 4))
@@ -249,7 +264,7 @@ class Model(RuleBasedStateMachine):
 
     def settle(self, out):
         self.out.remove(out)
-        out.job.running -= 1
+        out.job.take(-1)
         self.venue.settle(out.batch)
 
     @precondition(lambda self: any(job.resting for job in self.jobs))
@@ -289,7 +304,7 @@ class Model(RuleBasedStateMachine):
         self.check_turn(job)
         del job.line[: len(calls)]
         job.turn = self.now
-        job.running += 1
+        job.take(1)
         self.out.append(Out(job, batch, place, batch.workload.cost.seconds or 0.0))
 
     def check_turn(self, job):
@@ -370,7 +385,8 @@ class Counted(Model):
     def lend(self, data):
         out = data.draw(st.sampled_from([each for each in self.out if each not in self.lent]))
         self.lent.append(out)
-        self.venue.lend()
+        out.job.occupy(-1)
+        self.venue.lend(out.batch.workload)
 
     @precondition(lambda self: self.lent)
     @rule(data=st.data())
@@ -379,7 +395,8 @@ class Counted(Model):
 
     def reclaim(self, out):
         self.lent.remove(out)
-        self.venue.reclaim()
+        out.job.occupy(1)
+        self.venue.reclaim(out.batch.workload)
 
     def make_room(self):
         """There are always places."""

@@ -11,6 +11,7 @@ from aiopool import (
     Outcome,
     Pool,
     PoolExecutor,
+    PoolView,
     Priority,
     Retry,
     Shared,
@@ -72,6 +73,24 @@ async def streams(pool: Pool) -> None:
         async for outcome in pages.outcomes():
             assert_type(outcome, Outcome[bytes])
             assert_type(outcome.unwrap(), bytes)
+
+
+async def views(pool: Pool) -> None:
+    view = assert_type(pool.view(priority=Priority.LOW, limit=4, fairness_key="tenant"), PoolView)
+    inner = assert_type(view.view(timeout=5), PoolView)
+    assert_type(await inner.run(crunch, 10, key=("row", 10)), float)
+    assert_type(await pool.run(fetch, "url", key="url", retry=3), bytes)
+    await assert_type(inner.submit(fetch, "url"), TaskHandle[bytes])
+    assert_type(await inner.map(crunch, range(10), limit=2), list[float])
+    async with inner.task_group(limit=1) as group, TaskGroup(view) as other:
+        await assert_type(group.start_soon(double, 1), TaskHandle[int])
+        await assert_type(other.start_soon(double, 1), TaskHandle[int])
+    await view.run(crunch, "ten", key=1)  # type: ignore[arg-type]
+    await view.run(crunch, 10, key=[1])  # type: ignore[call-overload]
+    pool.submit(crunch, 10, key=1)  # type: ignore[call-overload]
+    pool.view(priorty=1)  # type: ignore[call-arg]
+    async with view:  # type: ignore[attr-defined]
+        pass
 
 
 def look_up(table: dict[str, int], key: str) -> int:
