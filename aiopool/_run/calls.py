@@ -21,7 +21,6 @@ from aiopool._wire.pickling import Unhurried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
     from contextvars import Context, ContextVar
 
     from aiopool._backends.base import Function
@@ -47,9 +46,6 @@ class Parts(Protocol):
     variables: tuple[ContextVar[Any], ...]
     defaults: Settings
 
-    def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str, /) -> Any:  # noqa: ANN401
-        """The venue of calls that go through a limiter first."""
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,6 @@ class Plan:
 
     def workload(  # noqa: PLR0913 - what sets one workload apart from another, by keyword
         self,
-        parts: Parts,
         sink: Gathering | Flow | None,
         *,
         star: bool,
@@ -74,14 +69,11 @@ class Plan:
     ) -> Workload:
         """A workload of no calls yet."""
         settings = self.settings
-        venue: Any = self.place
-        if settings.limiter is not None:
-            venue = parts.gate(settings.limiter, self.place)
         workload = Workload(
             self.function,
             settings,
             name=self.name,
-            venue=venue,
+            venue=self.place,
             sink=sink,
             now=since,
             cost=self.function.cost,
@@ -147,9 +139,7 @@ def single(
     if options:  # there is no other way to a limit
         check_single(found)
     context, function = found.context(parts), found.function
-    workload = found.workload(
-        parts, None, star=True, exact=True, since=monotonic(), context=context
-    )
+    workload = found.workload(None, star=True, exact=True, since=monotonic(), context=context)
     if found.local or parts.fleet is None:
         workload.hold(args)
     else:
@@ -227,7 +217,6 @@ class Many:
 
     def _workload(self, sink: Gathering | Flow) -> Workload:
         return self.plan.workload(
-            self._parts,
             sink,
             star=self._star,
             exact=False,

@@ -81,6 +81,7 @@ class Engine:
         self._assigning = self._dirty = self._scheduled = False
         self._empty = asyncio.Event()
         self._looked = 0.0  # when it was last asked what should start
+        self.gate: Callable[[Any, str], Any]  # the venue of calls that pass a limiter first
         self.on_room: Callable[[], None] | None = None  # told when calls may have left the queues
         self.on_burst: Callable[[], None] | None = None  # takes in what workers have answered
 
@@ -100,6 +101,8 @@ class Engine:
             left = workload.since + deadline - monotonic()
             timer = self.loop.call_later(left, self._expire, workload, deadline)
         self._live[workload] = timer
+        if workload.settings.limiter is not None:
+            workload.venue = self.gate(workload.settings.limiter, workload.venue)
         venue = self.venues[workload.venue]
         venue.population += 1
         if workload.packing is not None:

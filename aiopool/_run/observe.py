@@ -32,7 +32,7 @@ def statistics(parts: Machinery) -> PoolStatistics:
         for lane in lanes
     )
     return PoolStatistics(
-        queued=_queued(engine, zip(lanes, workers, strict=True)),
+        queued=_queued(parts, zip(lanes, workers, strict=True)),
         running=sum(worker.task is not None for worker in workers) + _running(engine),
         done=counts.done,
         failed=counts.failed,
@@ -72,14 +72,17 @@ async def all_done(engine: Engine, handles: Iterable[TaskHandle[Any]]) -> None:
     await ticket
 
 
-def _queued(engine: Engine, lanes: Iterable[tuple[Lane, WorkerStatistics]]) -> dict[int, int]:
+def _queued(parts: Machinery, lanes: Iterable[tuple[Lane, WorkerStatistics]]) -> dict[int, int]:
     """Calls that wait, by priority; of inputs whose length is not known, those pulled."""
+    engine, fleet = parts.engine, parts.fleet
     queued: Counter[int] = Counter()
     for workload in engine.live:
         if not workload.silent:
             left = workload.remaining()
             left = workload.here if left is None else left
             queued[workload.priority] += left + len(workload.resting or ())
+    for batch in () if fleet is None else fleet.packing.batches:
+        queued[batch.workload.priority] += len(batch)
     for gate in engine.gates:
         queued.update(workload.priority for workload in gate.standing())
     for lane, worker in lanes:  # those that wait with a worker, behind the one it runs

@@ -41,6 +41,7 @@ class Machinery:
         self._settings = settings
         self._cpus = available_cpus()
         self.engine = engine = Engine(loop, settings.news)
+        engine.gate = self._gate
         self.functions = Functions()
         self.variables = settings.variables  # that travel to worker processes
         self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
@@ -67,8 +68,7 @@ class Machinery:
             grace=settings.grace_period,
         )
 
-    def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str) -> Any:  # noqa: ANN401 - a venue's name
-        """The venue of calls that go through a limiter first."""
+    def _gate(self, limiter: AbstractAsyncContextManager[object], beyond: str) -> Any:  # noqa: ANN401 - a venue's name
         most = self._settings.limit if beyond == "loop" else 2 * self._settings.max_workers
         return Gate.find(self.engine, limiter, beyond, most=most, aging=self._settings.aging)
 

@@ -74,6 +74,7 @@ async def test_map(held):
         items[4].go.set()
         mapping = asyncio.ensure_future(pool.map(jobs.echo, items))
         await begun(held)
+        assert pool.statistics().queued[0] >= 4
         assert await pool.run(jobs.inc, 1) == 2
         held.go.set()
         assert await mapping == [1, [2], 7, 4, 9, [5]]

@@ -57,6 +57,19 @@ def at_once(attempts):
     return Retry(attempts, wait_initial=0, wait_jitter=0)
 
 
+async def test_the_gate_closes_while_a_call_waits_for_room():
+    """A call that waits for the backlog finds its limiter's gate though all others have gone."""
+    limiter = Counting()
+    async with Pool(1, max_pending=1, limit=1) as pool:
+        first = asyncio.ensure_future(pool.run(double, 1, limiter=limiter))
+        await asyncio.sleep(0)
+        others = [asyncio.ensure_future(pool.run(double, number)) for number in range(2, 5)]
+        await asyncio.sleep(0)
+        last = asyncio.ensure_future(pool.run(double, 9, limiter=limiter))
+        assert await asyncio.gather(first, *others, last) == [2, 4, 6, 8, 18]
+    assert limiter.left == 2
+
+
 @pytest.mark.parametrize("kind", ["capacity", "semaphore", "counting"])
 @pytest.mark.parametrize("verb", ["run", "map", "stream"])
 async def test_no_more_at_once(shop, kind, verb):
