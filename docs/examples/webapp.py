@@ -25,7 +25,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -38,12 +38,8 @@ try:
 except ModuleNotFoundError:
     Image = None
 
-BIGGEST = 10 * 1024 * 1024
-"""Bytes of a request's body."""
-
-STEPS = 20
-"""Parts a count is divided into, each of which is told of."""
-
+BIGGEST = 10 * 1024 * 1024  # bytes of a request's body
+STEPS = 20  # parts that a count is divided into, each of which is told of
 LARGEST_COUNT = 50_000_000
 LARGEST_NUMBER = 10**13
 
@@ -107,27 +103,34 @@ async def body_of(request: Request) -> bytes:
     return bytes(body)
 
 
+async def pool_of(connection: HTTPConnection, options: aiopool.TaskOptions) -> aiopool.PoolView:
+    """The pool as this client has it: whoever asks for much takes turns with whoever asks once."""
+    pool = await get_pool(connection)
+    client = connection.client.host if connection.client else None
+    return pool.view(**options).view(fairness_key=client)
+
+
 async def thumbnail(request: Request) -> Response:
     if Image is None:
         raise HTTPException(501, "Pillow is not installed")
-    pool, picture = await get_pool(request), await body_of(request)
-    try:
-        small = await pool.run(shrink, picture, 256, **SHORT)
+    pool, picture = await pool_of(request, SHORT), await body_of(request)
+    try:  # who asks for the same picture at the same time shares one call
+        small = await pool.run(shrink, picture, 256, key=picture)
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
     return Response(small, media_type="image/jpeg")
 
 
 async def words(request: Request) -> Response:
-    pool, text = await get_pool(request), await body_of(request)
-    return JSONResponse(await pool.run(common_words, text, 10, **SHORT))
+    pool, text = await pool_of(request, SHORT), await body_of(request)
+    return JSONResponse(await pool.run(common_words, text, 10, key=text))
 
 
 async def factor(request: Request) -> Response:
-    pool, text = await get_pool(request), await body_of(request)
+    pool, text = await pool_of(request, LONG), await body_of(request)
 
     async def rows() -> AsyncIterator[str]:
-        async with pool.stream(factors, text.decode("latin-1").split(), **LONG) as results:
+        async with pool.stream(factors, text.decode("latin-1").split()) as results:
             async for row in results:
                 yield json.dumps(row) + "\n"
 
@@ -136,7 +139,7 @@ async def factor(request: Request) -> Response:
 
 async def count(websocket: WebSocket) -> None:
     """Count the primes below what the client sends; one message for each part that is done."""
-    pool = await get_pool(websocket)
+    pool = await pool_of(websocket, LONG)
     await websocket.accept()
     try:
         size = int(await websocket.receive_text())
@@ -147,7 +150,7 @@ async def count(websocket: WebSocket) -> None:
         return
     bounds = [size * step // STEPS for step in range(STEPS + 1)]
     total = done = 0
-    parts = pool.stream(count_primes, bounds[:-1], bounds[1:], ordered=False, **LONG)
+    parts = pool.stream(count_primes, bounds[:-1], bounds[1:], ordered=False)
     async with parts as results:
         async for primes in results:
             total, done = total + primes, done + 1
