@@ -58,7 +58,7 @@ class Plan:
     name: str
     local: bool  # its calls are no worker process's
 
-    def workload(  # noqa: PLR0913 - what sets one workload apart from another, by keyword
+    def workload(
         self,
         sink: Gathering | Flow | None,
         *,
