@@ -102,6 +102,9 @@ Rate: TypeAlias = Annotated[
 Journal: TypeAlias = Annotated[
     str | None, typer.Option(metavar="FILE", help="Note what is done; go on from there next time.")
 ]
+Rerun: TypeAlias = Annotated[
+    bool, typer.Option("--rerun-failed", help="Try again what the journal has as failed.")
+]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small sizes, for a first look.")]
 Progress: TypeAlias = Annotated[
     bool | None,
@@ -134,6 +137,7 @@ def map_(  # noqa: PLR0913, PLR0917 - typer reads a command line from a signatur
     on: On = None,
     rate: Rate = None,
     journal: Journal = None,
+    rerun_failed: Rerun = False,  # noqa: FBT002 - as above
     progress: Progress = None,
 ) -> None:
     """Apply a function to every record; each result is a line of JSON.

@@ -14,7 +14,6 @@ import stat
 import sys
 from contextlib import AsyncExitStack, ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -58,6 +57,7 @@ class Job:
     on: str | None = None
     rate: str | None = None
     journal: str | None = None
+    rerun_failed: bool = False
     progress: bool = False
 
     @property
@@ -101,6 +101,9 @@ class Job:
 
 def run(job: Job) -> int:
     """Do the job; the exit status."""
+    if job.rerun_failed and job.journal is None:
+        message = "--rerun-failed goes with --journal FILE, where it is noted what has failed"
+        raise Mistake(message)
     with ExitStack() as stack:
         stdout = stack.enter_context(_stdout_for_results())
         mapping = Mapping(job, stdout, stack)
@@ -178,8 +181,10 @@ class Mapping:
         if job.journal is None:
             stream: Any = pool.stream(self._call, records, **options)
         else:
-            journals: Any = import_module("aiopool.journal")
-            journal = await stack.enter_async_context(journals.Journal(job.journal))
+            from aiopool.journal import Journal
+
+            journal = await stack.enter_async_context(Journal(job.journal))
+            options["rerun_failed"] = job.rerun_failed
             stream = journal.stream(pool, self._call, records, **options)
         outcomes: AsyncIterator[aiopool.Outcome[Any]]
         outcomes = (await stack.enter_async_context(stream)).outcomes()

@@ -55,6 +55,13 @@ def crash(line):
         os.kill(os.getpid(), 9)
     return line
 
+def noted(line):
+    with open("calls", "a") as calls:
+        calls.write(line + "\\n")
+    if line == "bad":
+        raise ValueError("no")
+    return line.upper()
+
 def once(line):
     try:
         os.mkdir(line)
@@ -206,6 +213,46 @@ def test_the_whole_takes_too_long(folder):
     ended = mapped(folder, "shop:stuck_later", "--deadline", "0.5", stdin="go\nx\ny\n")
     assert (ended.returncode, lines_of(ended.stdout)) == (1, ["go"])
     assert "within its deadline of 0.5 s; 1 done" in ended.stderr
+
+
+def test_a_journal(folder):
+    """What a journal has is not called again, and comes out all the same, in its place."""
+    given = {"stdin": "a\nbad\nb\n"}
+    for lines in ("a\nbad\nb\n", "a\nbad\nb\nc\n"):
+        given["stdin"] = lines
+        ended = mapped(folder, "shop:noted", "--journal", "run.db", "--errors", "err", **given)
+        assert ended.returncode == 1, ended.stderr
+        assert lines_of(ended.stdout) == [line.upper() for line in lines.split() if line != "bad"]
+        assert [error["record"] for error in lines_of((folder / "err").read_text())] == ["bad"]
+    assert sorted((folder / "calls").read_text().split()) == ["a", "b", "bad", "c"]
+    ended = mapped(folder, "shop:noted", "--journal", "run.db", "--rerun-failed", **given)
+    assert ended.returncode == 1, ended.stderr
+    assert sorted((folder / "calls").read_text().split()) == ["a", "b", "bad", "bad", "c"]
+
+
+def test_a_journal_of_a_run_that_was_killed(folder):
+    """A run that is started again after a SIGKILL calls nothing again that it had written."""
+    with mapping(folder, "shop:noted", "--journal", "run.db") as process:
+        process.stdin.write(b"1\n2\n3\n")
+        written = b""
+        while written.count(b"\n") < 3:
+            written += answer(process)
+        process.kill()
+        process.wait()
+        gone(process.pid)
+    ended = mapped(folder, "shop:noted", "--journal", "run.db", stdin="1\n2\n3\n4\n")
+    assert (ended.returncode, lines_of(ended.stdout)) == (0, ["1", "2", "3", "4"])
+    assert sorted((folder / "calls").read_text().split()) == ["1", "2", "3", "4"]
+
+
+def test_a_malformed_record_beside_a_journal(folder):
+    """A record that is no JSON is named with its line where a journal is kept, too."""
+    lines = '{"a": 1}\n{"b"\n'
+    for _ in range(2):
+        args = ("shop:same", "--format", "jsonl", "--journal", "run.db")
+        ended = mapped(folder, *args, stdin=lines)
+        assert ended.returncode == 2
+        assert "line 2" in ended.stderr or ":2:" in ended.stderr, ended.stderr
 
 
 def test_a_rate(folder):
