@@ -32,7 +32,6 @@ from aiopool._run.settings import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
     from contextvars import Context, ContextVar
 
     from aiopool._backends.fleet import Fleet
@@ -58,13 +57,9 @@ class OwnParts:
         self.variables: tuple[ContextVar[Any], ...] = ()
         self.functions = Functions()
         self.plans: dict[int, calls.Plan] = {}
-        self._aging = aging
+        engine.gate = partial(Gate.find, engine, most=1, aging=aging)
         venue = CountedVenue(sys.maxsize, aging)  # it is the group that counts
         engine.install("loop", venue, TaskBackend(engine, venue, loop))
-
-    def gate(self, limiter: AbstractAsyncContextManager[object], beyond: str) -> Any:  # noqa: ANN401
-        """The venue of calls that go through a limiter first."""
-        return Gate.find(self.engine, limiter, beyond, most=1, aging=self._aging)
 
 
 @final

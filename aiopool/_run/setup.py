@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor, ThreadPoolExecutor
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 from aiopool._backends.fleet import Fleet
@@ -41,7 +42,7 @@ class Machinery:
         self._settings = settings
         self._cpus = available_cpus()
         self.engine = engine = Engine(loop, settings.news)
-        engine.gate = self._gate
+        engine.gate = partial(_gate, engine, settings)
         self.functions = Functions()
         self.variables = settings.variables  # that travel to worker processes
         self.plans: dict[int, Plan] = {}  # by id of the function, where there are no options
@@ -67,10 +68,6 @@ class Machinery:
             threads=threads,
             grace=settings.grace_period,
         )
-
-    def _gate(self, limiter: AbstractAsyncContextManager[object], beyond: str) -> Any:  # noqa: ANN401 - a venue's name
-        most = self._settings.limit if beyond == "loop" else 2 * self._settings.max_workers
-        return Gate.find(self.engine, limiter, beyond, most=most, aging=self._settings.aging)
 
     def narrowest(self, place: str) -> int:
         """Items a stream has to have in hand to keep that place busy."""
@@ -124,3 +121,14 @@ class Machinery:
         self.engine.install("process", venue, fleet)
         self.engine.on_burst = fleet.catch_up
         return fleet
+
+
+def _gate(
+    engine: Engine,
+    settings: PoolSettings,
+    limiter: AbstractAsyncContextManager[object],
+    beyond: str,
+) -> tuple[object, ...]:
+    """The venue of calls that go through a limiter first."""
+    most = settings.limit if beyond == "loop" else 2 * settings.max_workers
+    return Gate.find(engine, limiter, beyond, most=most, aging=settings.aging)

@@ -23,7 +23,7 @@ def counts_of(monkeypatch):
         seen[name] = counts
         return Meter(name, counts)
 
-    monkeypatch.setattr("aiopool._run.pool.Meter", note)
+    monkeypatch.setattr("aiopool._run.verbs.Meter", note)
     return seen
 
 
@@ -191,7 +191,7 @@ async def test_cancelled_at_every_step_no_meter_goes_on(verb, monkeypatch, capsy
         assert is_cancelled(task) or task.result() == [0, 1, 2]
         assert all(each._display is None and each._timer is None for each in begun), step
 
-    monkeypatch.setattr("aiopool._run.pool.Meter", note)
+    monkeypatch.setattr("aiopool._run.verbs.Meter", note)
     async with Pool(limit=2) as pool:
         assert await sweep(lambda: verb(pool), check) > 5
     assert begun
