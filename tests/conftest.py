@@ -7,6 +7,7 @@ still runs.
 
 import asyncio
 import importlib.util
+import signal
 
 import hypothesis
 import pytest
@@ -21,6 +22,8 @@ hypothesis.settings.register_profile("aiopool", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("aiopool")
 
 leaks.mark_session()
+# A shell has what it runs in the background ignore Ctrl-C, and with it all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 HAS_UVLOOP = importlib.util.find_spec("uvloop") is not None
 if HAS_UVLOOP:
     import uvloop

@@ -133,11 +133,14 @@ def _pids():
 
 
 def _is_marked(pid):
+    return f"{MARKER}={os.environ.get(MARKER)}\0".encode() in _environment(pid)
+
+
+def _environment(pid):
     try:
-        environment = (PROC / str(pid) / "environ").read_bytes()
+        return (PROC / str(pid) / "environ").read_bytes()
     except OSError:
-        return False
-    return f"{MARKER}={os.environ.get(MARKER)}\0".encode() in environment
+        return b""
 
 
 def _servers():
@@ -210,7 +213,12 @@ def _held_by_a_stranger(path):
     except OSError:
         return True  # it has just gone
     ours = {os.getpid(), *(pid for pid, _ in _processes()), *_servers()}
-    return any(_maps(pid, inode) for pid in _pids() if pid not in ours)
+    others = [pid for pid in _pids() if pid not in ours]
+    if any(_maps(pid, inode) for pid in others):
+        return True
+    # Another session kills programs of its own, whose semaphores then stay for a while.
+    unused = not any(_maps(pid, inode) for pid in ours)
+    return unused and any(f"{MARKER}=".encode() in _environment(pid) for pid in others)
 
 
 def _maps(pid, inode):

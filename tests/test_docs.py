@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.programs import run_program
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.once
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- fragment -->\n)?```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -10,6 +10,8 @@ import pytest
 from tests.e2e.programs import environment
 from tests.helpers import ROOT, run_python
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = ROOT / "docs" / "examples"
 BENCHMARKS = ROOT / "benchmarks"
 PATIENCE = 180
