@@ -17,6 +17,8 @@ import argparse
 import io
 import json
 import re
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -192,6 +194,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the address (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any free one")
     options = parser.parse_args()
+    # Once all is closed uvicorn raises the signal again that it was stopped by: that is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=10)
 
 

@@ -5,13 +5,15 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import httpx
 
-from tests.e2e.programs import gone, members, started
-from tests.helpers import block_until, is_alive
+from tests.e2e.programs import environment, gone, members, started
+from tests.helpers import ROOT, block_until, is_alive
 
 LOOP = "asyncio" if importlib.util.find_spec("uvloop") is None else "uvloop"
 
@@ -128,6 +130,36 @@ def test_stopping_under_load_finishes_what_runs(tmp_path):
     lines = (tmp_path / "journal").read_text().split()
     assert lines.count("begun") == lines.count("ended") == load.ends.count(200) + 1
     assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_the_example_stops_as_asked(tmp_path):
+    """The example service serves, and SIGTERM ends it with status 0 and nothing left."""
+    port = free_port()
+    line = [sys.executable, str(ROOT / "docs" / "examples" / "webapp.py"), "--port", str(port)]
+    with (
+        (tmp_path / "err").open("w") as err,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        subprocess.Popen(line, env=environment(), stderr=err, start_new_session=True) as program,
+    ):
+        try:
+            block_until(lambda: is_healthy(client), "the service answers")
+            assert client.post("/words", content=b"some some text").json() == [
+                ["some", 2],
+                ["text", 1],
+            ]
+            program.terminate()
+            assert program.wait(20) == 0
+        finally:
+            program.kill()
+    gone(program.pid)
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def is_healthy(client):
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_stopping_cuts_short_what_takes_too_long(tmp_path):
