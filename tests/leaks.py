@@ -217,8 +217,9 @@ def _held_by_a_stranger(path):
     if any(_maps(pid, inode) for pid in others):
         return True
     # Another session kills programs of its own, whose semaphores then stay for a while.
-    unused = not any(_maps(pid, inode) for pid in ours)
-    return unused and any(f"{MARKER}=".encode() in _environment(pid) for pid in others)
+    if not Path(path).name.startswith("sem.mp-") or any(_maps(pid, inode) for pid in ours):
+        return False
+    return any(f"{MARKER}=".encode() in _environment(pid) for pid in others)
 
 
 def _maps(pid, inode):
