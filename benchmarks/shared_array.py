@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.harness import Benchmark, Contender, Goal, Measure, Options, Sample, main, using
-from benchmarks.jobs import inc
+from benchmarks.jobs import first_byte, inc
 
 Job: TypeAlias = Callable[[Any], object]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -30,11 +30,6 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 def an_array(options: Options) -> Array:
     """64 MB, written to once."""
     return np.ones(options.pick(64 << 20, 8 << 20), np.uint8)
-
-
-def take(array: Any) -> int:
-    """Give next to nothing."""
-    return int(array[0])
 
 
 async def often(call: peers.Call, fn: Job, arg: object, times: int) -> Sample:
@@ -52,8 +47,8 @@ async def with_share(options: Options) -> AsyncIterator[Measure]:
     array = an_array(options)
     async with peers.pool(options) as pool:
         shared = pool.share(array)
-        await asyncio.gather(*[pool.run(take, shared) for _ in range(4 * options.workers)])
-        yield lambda: often(pool.run, take, shared, options.pick(1_000, 100))
+        await asyncio.gather(*[pool.run(first_byte, shared) for _ in range(4 * options.workers)])
+        yield lambda: often(pool.run, first_byte, shared, options.pick(1_000, 100))
 
 
 async def with_int(options: Options, call: peers.Call) -> Sample:
@@ -63,16 +58,16 @@ async def with_int(options: Options, call: peers.Call) -> Sample:
 
 async def with_bytes(options: Options, call: peers.Call) -> Sample:
     """The whole array with every call."""
-    return await often(call, take, an_array(options), options.pick(10, 3))
+    return await often(call, first_byte, an_array(options), options.pick(10, 3))
 
 
 async def joblib_array(options: Options, work: peers.Map) -> Sample:
     """One array for all calls, which joblib maps into its workers."""
     array = an_array(options)
     times = options.pick(1_000, 100)
-    await work(take, [array])
+    await work(first_byte, [array])
     start = time.perf_counter()
-    await work(take, [array] * times)
+    await work(first_byte, [array] * times)
     return {"µs/call": (time.perf_counter() - start) / times * 1e6}
 
 
