@@ -25,6 +25,7 @@ from benchmarks.jobs import first_byte, inc
 
 Job: TypeAlias = Callable[[Any], object]
 Array: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+TAKE: Job = first_byte
 
 
 def an_array(options: Options) -> Array:
@@ -47,7 +48,7 @@ async def with_share(options: Options) -> AsyncIterator[Measure]:
     array = an_array(options)
     async with peers.pool(options) as pool:
         shared = pool.share(array)
-        await asyncio.gather(*[pool.run(first_byte, shared) for _ in range(4 * options.workers)])
+        await asyncio.gather(*[pool.run(TAKE, shared) for _ in range(4 * options.workers)])
         yield lambda: often(pool.run, first_byte, shared, options.pick(1_000, 100))
 
 

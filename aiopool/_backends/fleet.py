@@ -200,7 +200,7 @@ class Fleet:
         self._venue.unload(slot, unsent, batch.workload.cost.seconds or 0.0)
         for call in refused:
             self._client.failed(call.batch, call.error, 0.0, None)
-        if rest and unhurried:
+        if rest and unhurried and not batch.workload.stopped:
             self.packing.batch(rest)
         elif rest:
             self._client.returned(rest)

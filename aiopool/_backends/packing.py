@@ -16,7 +16,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from aiopool._backends.parcels import encode_in_time, pack_argument
+from aiopool._backends.parcels import Refused, encode_in_time, pack_argument
 from aiopool._wire.hooks import QUICK, pack_in_time
 
 if TYPE_CHECKING:
@@ -188,7 +188,12 @@ class Packing:
         del self._batches[workload]
         job: Job[Encoded] = workload.packing
         workload.packing = None
-        parcels, refused, rest, _ = job.result()
+        try:
+            parcels, refused, rest, _ = job.result()
+        except Exception as error:  # noqa: BLE001 - no memory, perhaps: what it was for has failed
+            parcels, rest = [], None
+            each = (batch.part(place, place + 1) for place in range(len(batch)))
+            refused = [Refused(one, error) for one in each]  # type: ignore[arg-type]
         for call in refused:
             self._client.failed(call.batch, call.error, 0.0, None)
         if rest is not None:  # what is returned last is first in line

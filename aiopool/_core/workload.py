@@ -182,8 +182,16 @@ class Workload:
         self.here = 1
 
     def pack(self, packed: object) -> None:
-        """Give the held call's item as it crosses."""
+        """Give the one call's item as it crosses, wherever that call is."""
         self._packed = packed
+        for batch in self.again:
+            batch.payloads = (packed,)
+
+    def packed(self, batch: Batch) -> Batch:
+        """The one call, as it was taken, with its item as it crosses if that is known by now."""
+        if self._packed is not None:
+            batch.payloads = (self._packed,)
+        return batch
 
     def take(self, count: int) -> Batch | None:
         """Up to ``count`` calls to start now, None if there are none now."""

@@ -78,6 +78,7 @@ class Engine:
         self._news = news
         self._live: dict[Workload, asyncio.TimerHandle | None] = {}  # and its deadline's timer
         self._resting = 0
+        self._packing: set[Workload] = set()  # single calls whose arguments are being pickled
         self._assigning = self._dirty = self._scheduled = False
         self._empty = asyncio.Event()
         self._looked = 0.0  # when it was last asked what should start
@@ -106,6 +107,7 @@ class Engine:
         venue = self.venues[workload.venue]
         venue.population += 1
         if workload.packing is not None:
+            self._packing.add(workload)
             self.packed(workload)
         if workload.settings.fairness_key is not None:
             venue.be_fair()
@@ -136,6 +138,7 @@ class Engine:
         job = workload.packing
         if workload in self._live and not workload.stopped and job is not None and job.done:
             workload.packing = None
+            self._packing.discard(workload)
             try:
                 workload.pack(job.result())
             except NotTransferable as error:
@@ -152,6 +155,7 @@ class Engine:
         if workload.stopped or workload not in self._live:
             return
         self._resting -= len(workload.resting or ())
+        self._packing.discard(workload)
         dropped, sink = workload.stop(reason), workload.sink
         self.venues[workload.venue].drop(workload)
         for batch in dropped:
@@ -195,9 +199,8 @@ class Engine:
     @property
     def pending(self) -> int:
         """Submitted calls, maps and streams that wait for their turn or their next attempt."""
-        return self._resting + sum(
-            len(venue.queue) + venue.parked for venue in self.venues.values()
-        )
+        queued = sum(len(venue.queue) + venue.parked for venue in self.venues.values())
+        return queued + self._resting + len(self._packing)
 
     async def until_empty(self) -> None:
         """Wait until every workload is concluded."""

@@ -65,7 +65,7 @@ class Gate:
 
     def assign(self, now: float) -> None:
         """Let the next call go up to the limiter if nobody stands there."""
-        while not self._entering and len(self._queued()) < self._most:
+        while not self._entering and self._beyond_limiter() < self._most:
             self.venue.capacity = self.venue.running + 1
             batch = next(self.venue.assign(now), None)
             if batch is None:
@@ -87,6 +87,11 @@ class Gate:
     def _queued(self) -> list[Workload]:
         """What is through the limiter and waits for a worker."""
         return [inner for inner in self._inners.values() if not inner.running]
+
+    def _beyond_limiter(self) -> int:
+        """How many are through the limiter and not with a worker, pickled or not."""
+        inners = self._inners.values()
+        return sum(inner.packing is not None or not inner.running for inner in inners)
 
     def stop(self, workload: Workload, error: Exception | None) -> None:
         """Turn back, or stop, the calls of a workload."""
@@ -110,7 +115,7 @@ class Gate:
         if not entered:
             self._move_on()
         tell()
-        self._engine.settled(batch)
+        self.venue.settle(batch)  # which the engine may not know any more
         self._engine.changed()
 
     async def _call(self, batch: Batch) -> Callable[[], None]:
@@ -164,4 +169,4 @@ class Gate:
         if task.cancelled():  # before its first step, so it could not tell
             self._move_on()
             self._engine.stopped(batch, started=False)
-            self._engine.settled(batch)
+            self.venue.settle(batch)  # which the engine may not know any more

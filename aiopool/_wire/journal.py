@@ -38,11 +38,11 @@ class Journal:
         self._end = 0
 
     def note(self, segment: Segment) -> bool:
-        """Keep the segment of one call; False if there is no room, or it has buffers."""
+        """Keep the segment of one call; False if there is no room, or it is in several pieces."""
         seq, _, spent, kind, load = segment
         if kind == VALUE:
             load, buffers = load
-            if buffers or isinstance(load, pickle.PickleBuffer):
+            if buffers or isinstance(load, (tuple, pickle.PickleBuffer)):
                 return False
         elif kind == ERROR:
             load = dumps(load)

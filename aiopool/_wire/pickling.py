@@ -161,6 +161,8 @@ class _Pieces:
 
     def write(self, piece: object) -> None:
         """Keep a piece; what may change or go away is copied."""
+        if type(piece) is pickle.PickleBuffer:
+            piece = piece.raw()  # in whatever order its memory is
         self.written.append(piece if type(piece) is bytes else bytes(piece))  # type: ignore[call-overload]
 
     def name_main(self) -> bool:

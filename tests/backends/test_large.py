@@ -3,6 +3,7 @@
 import asyncio
 
 import numpy as np
+import pytest
 
 import aiopool
 from tests import jobs
@@ -87,3 +88,14 @@ async def test_cancel_while_a_large_argument_is_sent():
             await asyncio.wait([handle], timeout=30)
             assert handle.done()
         assert await pool.run(jobs.add, 1, 2) == 3
+
+
+@pytest.mark.parametrize("verb", ["run", "map"])
+async def test_results_in_several_pieces(verb):
+    """Results that take more than one frame of a pickle, or hold large bytes, arrive as any."""
+    async with aiopool.Pool(1) as pool:
+        for result in (list(range(50_000)), (bytes(100_000), 1), ["x" * 70_000, b"y" * 70_000] * 3):
+            if verb == "run":
+                assert await pool.run(jobs.echo, result) == result
+            else:
+                assert await pool.map(jobs.echo, [result, 1]) == [result, 1]

@@ -25,11 +25,13 @@ class Held:
 
     def __init__(self, number=7):
         self.number = number
+        self.count = 0  # of how often it was pickled
         self.begun = threading.Event()
         self.go = threading.Event()
         self.error = None
 
     def __reduce__(self):
+        self.count += 1
         self.begun.set()
         assert self.go.wait(PATIENCE)
         if self.error is not None:
@@ -119,6 +121,49 @@ async def test_cancelled_meanwhile(held, verb):
         assert await pool.run(jobs.inc, 1) == 2
         held.go.set()
         assert await pool.run(jobs.inc, 2) == 3
+
+
+async def test_map_that_fails_at_an_item_before(held):
+    """A map that fails at one item does not begin to pickle those after it."""
+    async with aiopool.Pool(1) as pool:
+        await pool.map(jobs.echo, range(100))
+        with pytest.raises(aiopool.NotTransferable):
+            await pool.map(jobs.echo, [threading.Lock(), held, [2], [3]])
+        assert not held.go.is_set()
+        assert await pool.run(jobs.inc, 1) == 2
+
+
+async def test_such_calls_count_as_pending(held):
+    """Calls whose arguments are being pickled count towards ``max_pending``."""
+    async with aiopool.Pool(1, max_pending=2) as pool:
+        handles = [pool.submit(jobs.inc, held) for _ in range(2)]
+        with pytest.raises(aiopool.PoolFull):
+            pool.submit(jobs.inc, 1)
+        handles[1].cancel()
+        third = pool.submit(jobs.inc, 1)
+        held.go.set()
+        assert await handles[0] == 8
+        assert await third == 2
+
+
+@pytest.mark.parametrize("packed_first", [True, False])
+async def test_child_of_a_group(held, packed_first):
+    """A child's argument is pickled once, whether it has to wait for its place longer or not."""
+    place = asyncio.Event()
+    async with aiopool.Pool(1) as pool, pool.task_group(limit=1) as group:
+        group.start_soon(place.wait)
+        child = group.start_soon(jobs.inc, held)
+        await begun(held)
+        if packed_first:
+            held.go.set()
+            await asyncio.sleep(0.05)
+            place.set()
+        else:
+            place.set()
+            await asyncio.sleep(0.05)
+            held.go.set()
+        assert await child == 8
+        assert held.count == 1
 
 
 @pytest.mark.parametrize("verb", ["submit", "map"])

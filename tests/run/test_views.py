@@ -6,7 +6,7 @@ import pytest
 
 from aiopool import Pool, PoolClosed, PoolView, Priority, TaskGroup, TaskTimeout
 from tests import jobs
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.run.support import double, forever, hold_back, settled, turns
 
 
@@ -245,3 +245,12 @@ async def test_a_stream_of_a_view(shop):
             assert [x async for x in results] == [2 * x for x in range(20)]
         shop.open()
         await asyncio.wait(blocker)
+
+
+async def test_a_place_of_a_view_is_free_again_behind_a_limiter():
+    """A call through a limiter gives its view's place back also when nobody else is at the gate."""
+    async with Pool(1) as pool:
+        view = pool.view(limit=1, limiter=asyncio.Semaphore(5))
+        for number in range(3):
+            async with asyncio.timeout(PATIENCE):
+                assert await view.run(double, number) == 2 * number

@@ -235,6 +235,13 @@ def test_large_bytes_are_not_copied():
     assert [piece.raw().obj is large for piece in pieces if type(piece) is not bytes] == [True]
 
 
+def test_buffers_among_the_bytes_keep_their_order():
+    """Buffers beyond those that go beside the pickle are memory as it is, in whatever order."""
+    columns = np.arange(90_000, dtype="u1").reshape(300, 300, order="F")
+    many = [pickle.PickleBuffer(columns) for _ in range(pickling.MOST_BUFFERS + 2)]
+    assert bytes(unpack(pack((many,)))[0][-1]) == columns.tobytes("A")
+
+
 def test_large_bytes_and_classes_of_a_script():
     """A class of ``__main__`` is seen beside bytes of any content, the word in bytes is not."""
     source = """
