@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from aiopool._backends.parcels import Refused, encode_in_time, pack_argument
 from aiopool._wire.hooks import QUICK, pack_in_time
@@ -33,74 +34,34 @@ _MOST_THREADS: Final = 8
 
 
 @final
-class Job(Generic[T]):
-    """Something to pickle, and then what came of it."""
-
-    __slots__ = ("_done", "_error", "_finished", "_result", "_work", "told")
-
-    _result: T
-
-    def __init__(self, work: Callable[[], T], told: Callable[[], object]) -> None:
-        self._work = work
-        self._done = False
-        self._finished = threading.Event()
-        self._error: Exception | None = None
-        self.told = told  # called on the event loop when it is done
-
-    @property
-    def done(self) -> bool:
-        """Whether ``result`` has an answer."""
-        return self._done
-
-    def run(self) -> None:
-        """Do it, in whatever thread."""
-        try:
-            self._result = self._work()
-        except Exception as error:  # noqa: BLE001 - it is told to whoever asks for the result
-            self._error = error
-        self._done = True
-        self._finished.set()
-
-    def wait(self, seconds: float) -> None:
-        """Wait a moment for it."""
-        self._finished.wait(seconds)
-
-    def result(self) -> T:
-        """What came of it; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
-@final
 class Packer:
     """The threads that pickle for one event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._waiting: deque[Job[object]] = deque()
+        self._waiting: deque[tuple[Future[Any], Callable[[], object]]] = deque()
         self._threads = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
-    def begin(self, work: Callable[[], T], told: Callable[[], object]) -> Job[T]:
+    def begin(self, work: Callable[[], T], told: Callable[[], object]) -> Future[T]:
         """Have this done; waits for it if that may be a matter of a moment.
 
         ``told`` is called when it is done, on the event loop and not before this returns.
         """
-        context = copy_context()
-        job = Job(lambda: context.run(work), told)
+        job: Future[T] = Future()
+        job.add_done_callback(lambda _: self._tell(told))
         with self._lock:
             alone = not self._threads
             spare = self._threads < _MOST_THREADS
-            self._waiting.append(job)  # type: ignore[arg-type]
+            self._waiting.append((job, partial(copy_context().run, work)))
             self._threads += spare
         self._empty.clear()
         if spare:
             self._start_thread()
         if alone:
-            job.wait(QUICK)
+            wait((job,), QUICK)
         return job
 
     async def close(self, patience: float) -> None:
@@ -115,12 +76,15 @@ class Packer:
             self._work()
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            job.run()
-            self._tell(job.told)
+        while (found := self._next()) is not None:
+            job, work = found
+            try:
+                job.set_result(work())
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asks for the result
+                job.set_exception(error)
         self._tell(self._thread_ends)
 
-    def _next(self) -> Job[object] | None:
+    def _next(self) -> tuple[Future[Any], Callable[[], object]] | None:
         with self._lock:
             if self._waiting:
                 return self._waiting.popleft()
@@ -150,7 +114,7 @@ class Packing:
         """Have a single call's arguments pickled; raises ``NotTransferable`` if found at once."""
         work = partial(pack_argument, args, workload.function, pack_in_time)
         job = self._packer.begin(work, partial(self._client.packed, workload))
-        if job.done:
+        if job.done():
             workload.hold(args, job.result())
         else:
             workload.hold(args)
@@ -186,7 +150,7 @@ class Packing:
         if self._batches.get(workload) is not batch:
             return  # stopped before
         del self._batches[workload]
-        job: Job[Encoded] = workload.packing
+        job: Future[Encoded] = workload.packing
         workload.packing = None
         try:
             parcels, refused, rest, _ = job.result()

@@ -22,6 +22,7 @@ from aiopool._cli.inputs import STDIN, Source
 from aiopool._cli.mistakes import Mistake, unreadable
 from aiopool._cli.outputs import Lines
 from aiopool._cli.records import AsyncCall, Call, Malformed, NotJSON
+from aiopool._cli.retries import policy
 from aiopool._cli.tally import Tally
 from aiopool._cli.target import load
 
@@ -85,13 +86,7 @@ class Job:
             "on": self.on,
         }
         if self.retry is not None:
-            options["retry"] = aiopool.Retry(
-                self.retry,
-                on=_may_pass,
-                wait_initial=self.backoff,
-                wait_max=max(5.0, self.backoff),
-                wait_jitter=self.backoff,
-            )
+            options["retry"] = policy(self.retry, self.backoff, on=_may_pass)
         if self.rate is not None:
             from aiopool._cli.rate import limiter
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, final
 import aiopool
 from aiopool import events
 from aiopool._cli.mistakes import Mistake
+from aiopool._cli.retries import policy
 from aiopool._cli.target import load
 
 try:
@@ -57,12 +58,7 @@ class Job:
         """The folder as a queue; raises ``Mistake``."""
         options: Any = {"timeout": self.timeout, "on": self.on, "limit": self.limit}
         if self.retry is not None:
-            options["retry"] = aiopool.Retry(
-                self.retry,
-                wait_initial=self.backoff,
-                wait_max=max(5.0, self.backoff),
-                wait_jitter=self.backoff,
-            )
+            options["retry"] = policy(self.retry, self.backoff)
         try:
             return Spool(
                 self.folder,

@@ -187,12 +187,6 @@ class Workload:
         for batch in self.again:
             batch.payloads = (packed,)
 
-    def packed(self, batch: Batch) -> Batch:
-        """The one call, as it was taken, with its item as it crosses if that is known by now."""
-        if self._packed is not None:
-            batch.payloads = (self._packed,)
-        return batch
-
     def take(self, count: int) -> Batch | None:
         """Up to ``count`` calls to start now, None if there are none now."""
         if self.here:
@@ -235,6 +229,8 @@ class Workload:
         """Return calls that were not started: first in line, at their original age."""
         if batch.attempt == 1:
             batch.began = None
+        if self._packed is not None:  # which it may not have been when the call was taken
+            batch.payloads = (self._packed,)
         self._keep(batch)
         self.turn = self.since
 

@@ -255,7 +255,7 @@ class PoolChild(TaskHandle[T]):
             self.seat = GroupSeat(self._floor, self, outer)
         batch, self._batch = self._batch, None
         if batch is not None:
-            workload.put_back(workload.packed(batch))
+            workload.put_back(batch)
             self._engine.more(workload)
         for resting in list(workload.resting or ()):
             self._engine.try_again(resting)

@@ -136,7 +136,7 @@ class Engine:
     def packed(self, workload: Workload) -> None:
         """The argument of a single call may have been pickled apart; harmless at any time."""
         job = workload.packing
-        if workload in self._live and not workload.stopped and job is not None and job.done:
+        if workload in self._live and not workload.stopped and job is not None and job.done():
             workload.packing = None
             self._packing.discard(workload)
             try:

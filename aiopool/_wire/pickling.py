@@ -30,7 +30,7 @@ SCALARS: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
 """Types whose pickles run no code and cannot fail, so that many may share one pickle."""
 
 _NUMBERS: Final = SCALARS - {bytes, str}
-_PROTOCOL: Final = 5
+PROTOCOL: Final = 5
 MOST_BUFFERS: Final = 32
 """Out-of-band buffers of one pickle at most; the rest go among its bytes."""
 
@@ -51,16 +51,16 @@ def are_light(values: Collection[object], most: int) -> bool:
 def dumps(obj: object) -> bytes:
     """Pickle in one piece; raises whatever the pickler or a hook of the object raises."""
     try:
-        data = pickle.dumps(obj, _PROTOCOL)
+        data = pickle.dumps(obj, PROTOCOL)
     except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
         return dumps_by_value(obj)
     return dumps_by_value(obj) if _MAIN in data else data
 
 
-def can_pickle(obj: object) -> bool:
-    """Whether it can be sent."""
+def can_pickle(obj: object, way: Callable[[object], bytes] = dumps) -> bool:
+    """Whether it can be sent, or be pickled in another way."""
     try:
-        dumps(obj)
+        way(obj)
     except Exception:  # noqa: BLE001 - that is the question
         return False
     return True
@@ -74,7 +74,7 @@ def loads(data: Bytes, buffers: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - pi
 def pack(obj: object, pickler: type[pickle.Pickler] = pickle.Pickler) -> Packed:
     """Pickle with what is large beside the rest, uncopied; raises as ``dumps``."""
     if type(obj) is tuple and are_light(obj, _LARGE):  # the usual arguments: nothing can go wrong
-        return pickle.dumps(obj, _PROTOCOL), ()
+        return pickle.dumps(obj, PROTOCOL), ()
     pieces, buffers = _pack(obj, _SMALL, MOST_BUFFERS, pickler)
     if len(pieces) == 1:
         return _beside(pieces[0]), buffers or ()
@@ -105,7 +105,7 @@ def unpack(packed: Packed) -> Any:  # noqa: ANN401 - pickle's own type
 def seal(envelope: object) -> tuple[bytes, list[Bytes]]:
     """Pickle an envelope of builtins; the buffers inside it stay beside it, uncopied."""
     buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(envelope, _PROTOCOL, buffer_callback=buffers.append)
+    body = pickle.dumps(envelope, PROTOCOL, buffer_callback=buffers.append)
     return body, [buffer.raw() for buffer in buffers]
 
 
@@ -124,7 +124,7 @@ def _pack(
 
     pieces = _Pieces()
     try:
-        pickler(pieces, _PROTOCOL, buffer_callback=keep).dump(obj)
+        pickler(pieces, PROTOCOL, buffer_callback=keep).dump(obj)
         by_value = pieces.name_main()
     except Unhurried:
         raise
@@ -142,7 +142,7 @@ def dumps_by_value(
     """Pickle with cloudpickle; raises whatever that raises."""
     import cloudpickle
 
-    data: bytes = cloudpickle.dumps(obj, _PROTOCOL, buffer_callback=collect)
+    data: bytes = cloudpickle.dumps(obj, PROTOCOL, buffer_callback=collect)
     return data
 
 

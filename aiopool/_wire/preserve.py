@@ -9,14 +9,14 @@ the text of its traceback.
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from typing import Any, Final
 
 from aiopool._wire.diagnosis import explain
 from aiopool._wire.failure import decode_failure, encode_failure
-from aiopool._wire.pickling import dumps_by_value
+from aiopool._wire.pickling import PROTOCOL, can_pickle, dumps_by_value
 from aiopool.errors import NotTransferable
 
-_PROTOCOL: Final = 5
 _VALUE: Final = b"\0"
 _FAILURE: Final = b"\1"
 
@@ -29,11 +29,11 @@ def preserve(obj: object, what: str = "a value") -> bytes:
     """
     if isinstance(obj, BaseException):
         failure = encode_failure(obj, _dumps, pickle.loads)
-        return _FAILURE + pickle.dumps(failure, _PROTOCOL)
+        return _FAILURE + pickle.dumps(failure, PROTOCOL)
     try:
         return _VALUE + _dumps(obj)
     except Exception as why:
-        error = explain(obj, why, what=what, can_pickle=_can_pickle)
+        error = explain(obj, why, what=what, can_pickle=partial(can_pickle, way=_dumps))
         fix = "To be kept, it has to be of what can be pickled"
         raise NotTransferable(what, error.where, error.why, fix) from why
 
@@ -46,14 +46,6 @@ def restore(data: bytes) -> Any:  # noqa: ANN401 - whatever was preserved
 
 def _dumps(obj: object) -> bytes:
     try:
-        return pickle.dumps(obj, _PROTOCOL)
+        return pickle.dumps(obj, PROTOCOL)
     except Exception:  # noqa: BLE001 - what plain pickle cannot, cloudpickle may
         return dumps_by_value(obj)
-
-
-def _can_pickle(obj: object) -> bool:
-    try:
-        _dumps(obj)
-    except Exception:  # noqa: BLE001 - that is the question
-        return False
-    return True

@@ -46,24 +46,27 @@ def run_program(folder, source, *args, loop="asyncio", head=HEAD, patience=60.0)
 
 @contextlib.contextmanager
 def started(folder, source, *args, loop="asyncio"):
-    """Start a program in a process group of its own; kill what is left of the group afterwards."""
-    command = [sys.executable, str(write(folder, source, loop=loop)), *map(str, args)]
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env=environment(),
-            cwd=ROOT,
-            start_new_session=True,
-        )
+    """Start a program from its source text; kill what is left of its group afterwards."""
+    path = write(folder, source, loop=loop)
+    with (
+        (folder / "out").open("w") as out,
+        (folder / "err").open("w") as err,
+        running(path, *args, stdout=out, stderr=err) as process,
+    ):
+        yield process
+
+
+@contextlib.contextmanager
+def running(*args, **options):
+    """Start this interpreter in a process group of its own; kill what is left of it afterwards."""
+    options = {"stdin": subprocess.DEVNULL, "env": environment(), "cwd": ROOT, **options}
+    command = [sys.executable, *map(str, args)]
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
         try:
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def members(group):

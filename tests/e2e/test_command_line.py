@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.programs import environment, gone
+from tests.e2e.programs import environment, gone, running
 from tests.helpers import block_until, run_python
 
 pytest.importorskip("typer")
@@ -86,25 +86,9 @@ def mapped(folder, *args, stdin=""):
 @contextlib.contextmanager
 def mapping(folder, *args, stdout=subprocess.PIPE):
     """Start `aiopool map` in the folder; kill what is left of it afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aiopool", "map", *args],
-        stdin=subprocess.PIPE,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env=environment(),
-        start_new_session=True,
-        bufsize=0,
-    )
-    try:
+    pipes = {"stdin": subprocess.PIPE, "stdout": stdout, "stderr": subprocess.PIPE}
+    with running("-m", "aiopool", "map", *args, cwd=folder, bufsize=0, **pipes) as process:
         yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
-        process.wait()
 
 
 def answer(process, patience=20.0):

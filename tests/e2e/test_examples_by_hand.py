@@ -6,13 +6,11 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from aiopool import Pool, PoolClosed, WorkerCrashed
-from tests.e2e.programs import environment, gone
+from tests.e2e.programs import environment, gone, running
 from tests.helpers import ROOT, block_until, run_python
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -240,7 +238,7 @@ def test_a_folder_left_by_an_interrupt(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "1.task").write_text("long;600")
-    with running(tmp_path, "tasku.py", folder) as process:
+    with begun(tmp_path, "tasku.py", folder) as process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130
     assert [path.name for path in folder.iterdir()] == ["1.task"]
@@ -250,31 +248,22 @@ def test_a_folder_left_by_an_interrupt(tmp_path):
 
 
 @contextlib.contextmanager
-def running(folder, name, *arguments):
+def begun(folder, name, *arguments):
     """Run an example in a process group of its own until it has printed something."""
     out, err = folder / "out", folder / "err"
-    with out.open("w") as stdout, err.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(EXAMPLES / name), *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment(),
-            start_new_session=True,
-        )
-    with process:
-        try:
-            block_until(out.read_text, f"{name} has begun")
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    with (
+        out.open("w") as stdout,
+        err.open("w") as stderr,
+        running("-u", EXAMPLES / name, *arguments, stdout=stdout, stderr=stderr) as process,
+    ):
+        block_until(out.read_text, f"{name} has begun")
+        yield process
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_interrupted(name, tmp_path):
     """One Ctrl-C ends the example, which says nothing of it and leaves no process."""
-    with running(tmp_path, name, *LONG[name]) as process:
+    with begun(tmp_path, name, *LONG[name]) as process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130
         gone(process.pid)

@@ -3,14 +3,12 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from tests.addons.spool_jobs import drop, names
-from tests.e2e.programs import environment, gone
-from tests.helpers import ROOT, block_until, is_alive, run_python
+from tests.e2e.programs import environment, gone, running
+from tests.helpers import block_until, is_alive, run_python
 
 WATCH = ["-m", "aiopool", "watch"]
 CALL = ["--call", "tests.addons.spool_jobs:perform"]
@@ -19,25 +17,11 @@ CALL = ["--call", "tests.addons.spool_jobs:perform"]
 @contextlib.contextmanager
 def watching(folder, log, *options):
     """Have a watcher run while the block does; its lines go to the log."""
-    command = [sys.executable, *WATCH, str(folder), *CALL, "--workers", "2", *options]
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env=environment(),
-            cwd=ROOT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-            process.terminate()
-            gone(process.pid)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    command = [*WATCH, folder, *CALL, "--workers", "2", *options]
+    with log.open("w") as out, running(*command, stdout=out, stderr=out) as process:
+        yield process
+        process.terminate()
+        gone(process.pid)
 
 
 def watch_once(folder, *options):
@@ -167,15 +151,14 @@ def test_the_live_line(inbox, tmp_path, gate):
 def test_nobody_reads(inbox, tmp_path, gate):
     """A watcher whose lines nobody reads any more returns its files and ends as by SIGPIPE."""
     drop(inbox, "1.task", "gate", *gate.paths)
-    command = [sys.executable, *WATCH, str(inbox), *CALL]
     reader, writer = os.pipe()
-    with (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen(
-            command, stdout=writer, stderr=err, env=environment(), cwd=ROOT, start_new_session=True
-        )
-    os.close(writer)
-    os.close(reader)
-    assert process.wait(20) == 128 + signal.SIGPIPE
-    gone(process.pid)
+    with (
+        (tmp_path / "err").open("w") as err,
+        running(*WATCH, inbox, *CALL, stdout=writer, stderr=err) as process,
+    ):
+        os.close(writer)
+        os.close(reader)
+        assert process.wait(20) == 128 + signal.SIGPIPE
+        gone(process.pid)
     assert names(inbox) == ["1.task"]
     assert "Traceback" not in (tmp_path / "err").read_text()

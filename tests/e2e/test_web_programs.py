@@ -5,14 +5,12 @@ import importlib.util
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import httpx
 
-from tests.e2e.programs import environment, gone, members, started
+from tests.e2e.programs import gone, members, running, started
 from tests.helpers import ROOT, block_until, is_alive
 
 LOOP = "asyncio" if importlib.util.find_spec("uvloop") is None else "uvloop"
@@ -135,23 +133,18 @@ def test_stopping_under_load_finishes_what_runs(tmp_path):
 def test_the_example_stops_as_asked(tmp_path):
     """The example service serves, and SIGTERM ends it with status 0 and nothing left."""
     port = free_port()
-    line = [sys.executable, str(ROOT / "docs" / "examples" / "webapp.py"), "--port", str(port)]
+    path = ROOT / "docs" / "examples" / "webapp.py"
     with (
         (tmp_path / "err").open("w") as err,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
-        subprocess.Popen(line, env=environment(), stderr=err, start_new_session=True) as program,
+        running(path, "--port", port, stderr=err) as program,
     ):
-        try:
-            block_until(lambda: is_healthy(client), "the service answers")
-            assert client.post("/words", content=b"some some text").json() == [
-                ["some", 2],
-                ["text", 1],
-            ]
-            program.terminate()
-            assert program.wait(20) == 0
-        finally:
-            program.kill()
-    gone(program.pid)
+        block_until(lambda: is_healthy(client), "the service answers")
+        answer = client.post("/words", content=b"some some text")
+        assert answer.json() == [["some", 2], ["text", 1]]
+        program.terminate()
+        assert program.wait(20) == 0
+        gone(program.pid)
     assert "Traceback" not in (tmp_path / "err").read_text()
 
 
