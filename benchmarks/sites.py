@@ -1,7 +1,8 @@
 """The same small web service twice, for ``benchmarks.web``: on aiopool, and on an executor.
 
 Each is a factory for uvicorn; the number of workers is in the environment, as ``SITE_WORKERS``.
-``/`` is answered at once; ``/work`` maps 20 calls of half a millisecond.
+``/`` is answered at once; ``/work`` maps 20 calls of half a millisecond. With ``SITE_GIVES_WAY``
+the workers are initialized with ``aiopool.asgi.give_way``.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from aiopool.asgi import Lifespan, PoolMiddleware, get_pool
+from aiopool.asgi import Lifespan, PoolMiddleware, get_pool, give_way
 from benchmarks.jobs import spin
 
 CALLS = [0.0005] * 20
@@ -26,6 +27,9 @@ CALLS = [0.0005] * 20
 def workers() -> int:
     """Worker processes of the service."""
     return int(os.environ["SITE_WORKERS"])
+
+
+INITIALIZER = give_way if os.environ.get("SITE_GIVES_WAY") else None
 
 
 async def trivial(_: Request) -> Response:
@@ -43,7 +47,7 @@ def on_aiopool() -> Starlette:
 
     return Starlette(
         routes=[Route("/", trivial), Route("/work", work)],
-        lifespan=Lifespan(max_workers=workers(), mp_context="forkserver"),
+        lifespan=Lifespan(max_workers=workers(), mp_context="forkserver", initializer=INITIALIZER),
         middleware=[Middleware(PoolMiddleware)],
     )
 
@@ -54,7 +58,7 @@ def on_executor() -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(workers(), mp_context=context) as app.state.executor:
+        with ProcessPoolExecutor(workers(), context, INITIALIZER) as app.state.executor:
             yield
 
     async def work(request: Request) -> Response:

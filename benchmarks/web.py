@@ -7,9 +7,11 @@ and their ratio. ``work per s`` counts those answers, ``bad`` what was no 200. T
 process of its own under uvicorn, on the loop of ``--loop``; the load comes from ``wrk`` where that
 is installed, else, and with ``--quick``, from bare sockets in this process. Fair: the same
 application, server and start method; the executor is shared by all requests and awaited by
-``run_in_executor``, as everywhere.
+``run_in_executor``, as everywhere. ``give_way`` has workers run where nobody else wants the CPU:
+with it is how aiopool is to be used in a service, without it how an executor is.
 
-Where aiopool loses: nowhere known. Where there are no more CPUs than workers, the server waits for
+Where aiopool loses: to an executor with ``give_way`` in the trivial answer, which shares its event
+loop with half as much work there. Where there are no more CPUs than workers, the server waits for
 one as the system shares them out, and so does the generator: for everybody alike.
 """
 
@@ -109,7 +111,10 @@ async def measure(options: Options, port: int) -> Sample:
     }
 
 
-def serving(name: str) -> Callable[[Options], AbstractAsyncContextManager[Measure]]:
+Opened = Callable[[Options], AbstractAsyncContextManager[Measure]]
+
+
+def serving(name: str, **settings: str) -> Opened:
     """What runs one of ``benchmarks.sites`` and measures it."""
 
     @asynccontextmanager
@@ -121,9 +126,8 @@ def serving(name: str) -> Callable[[Options], AbstractAsyncContextManager[Measur
             port = free.getsockname()[1]
         line = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.sites:{name}"]
         line += ["--port", str(port), "--loop", options.loop, "--log-level", "critical"]
-        site = await asyncio.create_subprocess_exec(
-            *line, cwd=ROOT, env={**os.environ, "SITE_WORKERS": str(options.workers)}
-        )
+        environment = {**os.environ, "SITE_WORKERS": str(options.workers), **settings}
+        site = await asyncio.create_subprocess_exec(*line, cwd=ROOT, env=environment)
         try:
             await warmed(port)
             yield lambda: measure(options, port)
@@ -148,8 +152,10 @@ BENCHMARK = Benchmark(
     "web",
     "a trivial answer of a web service whose workers are saturated",
     [
-        Contender("aiopool", serving("on_aiopool")),
+        Contender("aiopool", serving("on_aiopool", SITE_GIVES_WAY="1")),
+        Contender("aiopool, workers as usual", serving("on_aiopool")),
         Contender("run_in_executor", serving("on_executor")),
+        Contender("run_in_executor, give_way", serving("on_executor", SITE_GIVES_WAY="1")),
     ],
     [
         Goal("aiopool", "busy / idle", 3),

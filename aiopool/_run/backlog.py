@@ -27,6 +27,7 @@ class Backlog:
         self._waiters: list[tuple[int, int, Turn]] = []
         self._order = count()
         self._granted = 0  # let in, and not yet among those who wait for their turn
+        self._leaving = False
         if bound is not None:
             engine.on_room = self._let_in
 
@@ -34,6 +35,17 @@ class Backlog:
     def is_open(self) -> bool:
         """Whether who enters now does not wait."""
         return self._bound is None or (not self._waiters and self._has_room())
+
+    def admit(self) -> None:
+        """Whether somebody new is welcome; raises ``PoolClosed`` or ``PoolFull`` if not."""
+        if self._leaving:
+            message = "this pool finishes what it was given and is closed then"
+            raise PoolClosed(message)
+        self.claim()
+
+    def turn_away(self) -> None:
+        """Have ``admit`` say no from now on."""
+        self._leaving = True
 
     def claim(self) -> None:
         """Come in without waiting; raises ``PoolFull`` if there is no room."""

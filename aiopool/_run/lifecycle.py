@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
@@ -90,6 +91,19 @@ class Lifecycle(Access):
             raise RuntimeError(message)
         self._refusing = True
         await parts.closer.close(drain=drain, timeout=timeout)
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Wait until no call is left, for ``timeout`` seconds at most, and welcome nobody new.
+
+        ``admit`` raises ``PoolClosed`` from now on. Calls are still taken: whoever was admitted
+        before can end what was begun. For a service that is about to stop; closes nothing.
+        """
+        check_seconds("timeout", timeout, zero=True)
+        parts = self._entered_parts()
+        parts.backlog.turn_away()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await parts.engine.until_empty()
 
     @property
     def _defaults(self) -> Settings:

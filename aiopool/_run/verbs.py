@@ -331,9 +331,10 @@ class Verbs(Access):
     def admit(self) -> None:
         """Raise what ``submit`` would raise now: ``PoolFull``, ``PoolClosed``; else do nothing.
 
-        For a service that turns a request away rather than have ``run`` wait for room.
+        For a service that turns a request away rather than have ``run`` wait for room. Also raises
+        ``PoolClosed`` once ``drain`` was called, when calls are still taken.
         """
-        self._open_parts().backlog.claim()
+        self._open_parts().backlog.admit()
 
     def statistics(self) -> PoolStatistics:
         """The pool at this moment, as a frozen snapshot; through a view, the whole pool."""

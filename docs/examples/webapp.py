@@ -33,7 +33,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 import aiopool
-from aiopool.asgi import Lifespan, PoolMiddleware, get_pool
+from aiopool.asgi import Lifespan, PoolMiddleware, get_pool, give_way
 
 try:
     from PIL import Image
@@ -183,7 +183,12 @@ app = Starlette(
         Route("/health", health),
         Route("/statistics", statistics),
     ],
-    lifespan=Lifespan(max_pending=64, stop_timeout=5, max_worker_memory=1 << 30),
+    lifespan=Lifespan(
+        max_pending=64,
+        stop_timeout=5,
+        max_worker_memory=1 << 30,
+        initializer=give_way,  # to the event loop, where CPUs are short
+    ),
     middleware=[Middleware(PoolMiddleware)],
 )
 

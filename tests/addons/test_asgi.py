@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import inspect
+import os
+import signal
 
 import anyio
 import pytest
@@ -10,7 +12,7 @@ from starlette.requests import HTTPConnection, Request
 
 import aiopool
 from aiopool import Pool, PoolClosed, PoolFull, TaskTimeout
-from aiopool.asgi import Lifespan, PoolMiddleware, get_pool
+from aiopool.asgi import Lifespan, PoolMiddleware, get_pool, give_way
 from tests import jobs
 from tests.helpers import PATIENCE, run_python, wait_until
 
@@ -498,6 +500,83 @@ async def test_stopping_finishes_what_runs():
     async with Lifespan(max_workers=1)(None) as state:
         handle = state["aiopool"].submit(jobs.inc, 1)
     assert handle.result() == 2
+
+
+@pytest.fixture
+def server_signals():
+    """What the server hears of SIGTERM, for which it has a handler."""
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: heard.append(signum))
+    yield heard
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_sigterm_is_kept_from_the_server_while_calls_run(gate, server_signals):
+    """Newcomers are refused, who was admitted may go on, and then the server hears of it."""
+    server = signal.getsignal(signal.SIGTERM)
+    async with Lifespan(max_workers=1)(None) as state:
+        pool = await get_pool({"state": state})
+        running = pool.submit(jobs.gate, *gate.paths)
+        await gate.entered()
+        signal.raise_signal(signal.SIGTERM)
+        await wait_until(lambda: not admits(pool))
+        with pytest.raises(PoolClosed, match="finishes"):
+            await get_pool({"state": state})
+        follower = pool.submit(jobs.inc, 1)
+        assert server_signals == []
+        gate.open()
+        await wait_until(lambda: server_signals)
+        assert running.done()
+        assert follower.done()
+    assert server_signals == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is server
+
+
+def admits(pool):
+    try:
+        pool.admit()
+    except PoolClosed:
+        return False
+    return True
+
+
+async def test_sigterm_twice(gate, server_signals):
+    """The second SIGTERM reaches the server at once."""
+    async with Lifespan(max_workers=1, stop_timeout=0, grace_period=0.2)(None) as state:
+        state["aiopool"].submit(jobs.gate, *gate.paths)
+        await gate.entered()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        await wait_until(lambda: server_signals)
+
+
+async def test_sigterm_is_put_off_for_stop_timeout_at_most(gate, server_signals):
+    """Calls that take too long do not keep the server from being told."""
+    async with Lifespan(max_workers=1, stop_timeout=0.05, grace_period=0.2)(None) as state:
+        stuck = state["aiopool"].submit(jobs.gate, *gate.paths)
+        await gate.entered()
+        signal.raise_signal(signal.SIGTERM)
+        await wait_until(lambda: server_signals)
+        assert not stuck.done()
+
+
+async def test_a_default_sigterm_stays(monkeypatch):
+    """Where nobody has a handler for SIGTERM none is installed."""
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    async with Lifespan(max_workers=1)(None):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+async def test_workers_give_way():
+    """With `give_way` workers run only when nobody else wants their CPU."""
+
+    def policy():
+        return os.sched_getscheduler(0) if hasattr(os, "SCHED_IDLE") else os.nice(0)
+
+    before = policy()
+    async with Lifespan(max_workers=1, initializer=give_way)(None) as state:
+        assert await state["aiopool"].run(policy) == getattr(os, "SCHED_IDLE", 19)
+    assert policy() == before
 
 
 @pytest.mark.parametrize(

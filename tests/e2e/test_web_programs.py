@@ -130,6 +130,27 @@ def test_stopping_under_load_finishes_what_runs(tmp_path):
     assert "Traceback" not in (tmp_path / "err").read_text()
 
 
+def test_stopping_refuses_new_work(tmp_path):
+    """While calls run after SIGTERM, connections are accepted and new work is answered 503."""
+    with service(tmp_path, loop=LOOP) as (program, client):
+        with Load(client, seconds=3, threads=2) as load:
+            journal = tmp_path / "journal"
+            block_until(lambda: journal.read_text().count("begun") >= 3, "both calls run")
+            program.send_signal(signal.SIGTERM)
+            refusal = block_until(lambda: refused(client), "newcomers are refused")
+            assert refusal.headers["retry-after"] == "1"
+        assert set(load.ends) <= {200, 503, "not accepted", "RemoteProtocolError"}
+        assert load.ends.count(200) >= 2
+        assert program.wait(20) in {0, -signal.SIGTERM}
+        gone(program.pid)
+
+
+def refused(client):
+    """Ask for work in a new connection; the answer if it is a refusal."""
+    answer = httpx.get(client.base_url.join("/work"), params={"seconds": 0})
+    return answer if answer.status_code == 503 else None
+
+
 def test_the_example_stops_as_asked(tmp_path):
     """The example service serves, and SIGTERM ends it with status 0 and nothing left."""
     port = free_port()

@@ -297,3 +297,44 @@ async def test_a_thread_that_does_not_end(gate):
         await pool.aclose(drain=False)
         assert handle.cancelled()
     gate.open()
+
+
+async def test_draining_turns_newcomers_away(shop):
+    """`drain` ends when no call is left; meanwhile calls are taken, and `admit` refuses."""
+    async with Pool() as pool:
+        pool.admit()
+        first = pool.submit(shop.work, 1)
+        draining = asyncio.ensure_future(pool.drain())
+        await shop.has_started(1)
+        with pytest.raises(PoolClosed, match="finishes what it was given"):
+            pool.view(priority=1).admit()
+        second = pool.submit(double, 2)
+        assert not draining.done()
+        shop.open()
+        await draining
+        assert first.done() and second.done()
+        assert await pool.run(double, 3) == 6
+
+
+async def test_draining_has_an_end():
+    """After `timeout` seconds `drain` returns and leaves alone what still runs."""
+    async with Pool() as pool:
+        handle = pool.submit(forever)
+        await pool.drain(timeout=0.01)
+        assert not handle.done()
+        handle.cancel()
+
+
+@pytest.mark.parametrize("timeout", [-1, "soon", float("nan")])
+async def test_draining_for_no_time(timeout):
+    """A timeout that is no number of seconds is refused, and nobody is turned away."""
+    async with Pool() as pool:
+        with pytest.raises((TypeError, ValueError), match="timeout"):
+            await pool.drain(timeout)
+        pool.admit()
+
+
+async def test_draining_what_is_not_open():
+    """A pool that was not opened cannot be drained."""
+    with pytest.raises(PoolClosed, match="not open"):
+        await Pool().drain()
