@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiopool._worker.main import Plan
 
 _SOCKET_BUFFER: Final = 1 << 20
-_PRELOAD: Final = ("aiopool._worker.main", "asyncio", "cloudpickle")
+_PRELOAD: Final = ("aiopool._worker.forkserver", "aiopool._worker.main", "asyncio", "cloudpickle")
 """What nearly every worker needs: its main module, most likely, imports asyncio."""
 
 UNGUARDED: Final = 78

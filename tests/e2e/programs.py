@@ -46,12 +46,17 @@ def run_program(folder, source, *args, loop="asyncio", head=HEAD, patience=60.0)
 
 @contextlib.contextmanager
 def started(folder, source, *args, loop="asyncio"):
-    """Start a program from its source text; kill what is left of its group afterwards."""
+    """Start a program from its source text; kill what is left of its group afterwards.
+
+    Its temporary files are in ``folder/"temporary"``.
+    """
     path = write(folder, source, loop=loop)
+    (folder / "temporary").mkdir()
+    env = {**environment(), "TMPDIR": str(folder / "temporary")}
     with (
         (folder / "out").open("w") as out,
         (folder / "err").open("w") as err,
-        running(path, *args, stdout=out, stderr=err) as process,
+        running(path, *args, stdout=out, stderr=err, env=env) as process,
     ):
         yield process
 

@@ -101,7 +101,7 @@ def tracebacks(stderr):
 @each_end
 @each_phase
 def test_program_ended(phase, end, tmp_path):
-    """However and whenever a program is ended, it ends by that signal and no process is left."""
+    """However and whenever a program is ended, it ends by that signal and nothing is left."""
     end_program(phase, end, "forkserver", "asyncio", tmp_path)
 
 
@@ -121,6 +121,7 @@ def end_program(phase, end, method, loop, tmp_path):
         program.wait(20)
         block_until(lambda: not are_alive(pids), "the workers are gone", patience=SOON)
         gone(program.pid, patience=SOON)
+    assert list((tmp_path / "temporary").iterdir()) == []
     stderr = (tmp_path / "err").read_text()
     assert program.returncode == -signum, stderr
     assert tracebacks(stderr) <= 1, stderr
