@@ -108,7 +108,7 @@ class Journal:
         if on_full not in {"stop", "continue"}:
             message = f"on_full={on_full!r}: it is 'stop' or 'continue'"
             raise ValueError(message)
-        self._store = Store(os.fspath(path), durable=durable, on_full=on_full)
+        self._store = Store(os.fsdecode(path), durable=durable, on_full=on_full)
         self._thread: Thread | None = None
         self._runs: dict[int, Run] = {}  # by task
         self._closing: asyncio.Task[None] | None = None
@@ -194,11 +194,7 @@ class Journal:
         ``__version__``, or, without ``key``, a digest of its code. A call whose key is met again
         is executed once. A call that has failed is over, too, unless ``rerun_failed``.
         """
-        name, width = options.get("name"), _MAP_WIDTH
-        task = await self._do(self._store.task, fn, name, version, key is not None)
-        since = time.time() if rerun_failed else -inf
-        rows = rows_of(iterables, key)
-        plan = Plan(fn, task, len(iterables), rows, False, width, since, options)  # noqa: FBT003
+        plan = await self._plan(fn, iterables, options, key, version, rerun_failed=rerun_failed)
         return await self._gathered(pool, plan, keep=return_exceptions)
 
     @overload
@@ -252,14 +248,11 @@ class Journal:
         """
 
         async def start() -> Run:
-            limit = options.get("limit")
-            width = max(_STREAM_WIDTH, 2 * limit if isinstance(limit, int) else 0)
-            name = options.get("name")
-            task = await self._do(self._store.task, fn, name, version, key is not None)
-            since = time.time() if rerun_failed else -inf
-            rows, arity = rows_of(iterables, key), len(iterables)
-            width = width if buffersize is None else buffersize
-            return self._run(pool, Plan(fn, task, arity, rows, ordered, width, since, options))
+            width, limit = buffersize, options.get("limit")
+            if width is None:
+                width = max(_STREAM_WIDTH, 2 * limit if isinstance(limit, int) else 0)
+            plan = await self._plan(fn, iterables, options, key, version, rerun_failed=rerun_failed)
+            return self._run(pool, plan._replace(ordered=ordered, width=width))
 
         return JournalStream(start, self._close_run, return_exceptions=return_exceptions)
 
@@ -290,6 +283,21 @@ class Journal:
             finally:
                 await self._close_run(run)
         return [outcomes[place] for place in sorted(outcomes)]
+
+    async def _plan(  # noqa: PLR0913 - what its two callers are given
+        self,
+        fn: Callable[..., Any],
+        iterables: Sequence[Items],
+        options: TaskOptions,
+        key: Callable[..., Key] | None,
+        version: str | int | None,
+        *,
+        rerun_failed: bool,
+    ) -> Plan:
+        name, rows = options.get("name"), rows_of(iterables, key)
+        task = await self._do(self._store.task, fn, name, version, key is not None)
+        since = time.time() if rerun_failed else -inf
+        return Plan(fn, task, len(iterables), rows, False, _MAP_WIDTH, since, options)  # noqa: FBT003
 
     def _run(self, pool: Pool, plan: Plan) -> Run:
         if plan.task in self._runs:

@@ -5,6 +5,7 @@ The journal holds the run and not the stream, so a stream that is dropped half w
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class JournalStream(Generic[T]):
         self._close = close
         self._return_exceptions = return_exceptions
         self._run: Run | None = None
+        self._starting = asyncio.Lock()  # held until there is a run
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -83,8 +85,10 @@ class JournalStream(Generic[T]):
     async def aclose(self) -> None:
         """Cancel what is left and commit what has ended; returns when both are done."""
         self._closed = True
-        if self._run is not None:
-            await self._close(self._run)
+        async with self._starting:
+            run = self._run
+        if run is not None:
+            await self._close(run)
 
     def __del__(self) -> None:
         run = self._run
@@ -92,11 +96,12 @@ class JournalStream(Generic[T]):
             run.forsake(lambda: self._close(run))
 
     async def _opened(self) -> Run:
-        if self._closed:
-            raise RuntimeError("this stream is closed; call journal.stream(...) again")
-        if self._run is None:
-            self._run = await self._start()
-        return self._run
+        async with self._starting:
+            if self._closed:
+                raise RuntimeError("this stream is closed; call journal.stream(...) again")
+            if self._run is None:
+                self._run = await self._start()
+            return self._run
 
     async def _next(self) -> Outcome[T]:
         if self._closed:

@@ -501,6 +501,24 @@ async def test_a_run_that_waits_for_room_in_the_pool(path, calls):
     assert calls.made == []
 
 
+async def test_two_consumers_of_one_stream(path, pool, calls):
+    """They share its results, also when both ask before it has begun."""
+    async with Journal(path) as journal:
+        results = journal.stream(pool, calls.double, range(2), version=1)
+        assert await asyncio.gather(anext(results), anext(results)) == [0, 2]
+
+
+async def test_a_stream_that_is_closed_while_it_begins(path, pool, calls):
+    """No run is left behind, and its function can be run again at once."""
+    async with Journal(path) as journal:
+        results = journal.stream(pool, calls.double, range(9), version=1)
+        first = asyncio.ensure_future(anext(results, None))
+        await asyncio.sleep(0)
+        await results.aclose()
+        await asyncio.wait([first])
+        assert await journal.map(pool, calls.double, range(9), version=1) == [*range(0, 18, 2)]
+
+
 async def test_runs_side_by_side(path, pool, calls):
     """Two functions may share a journal at once; one function may not run twice."""
     async with (
