@@ -45,25 +45,36 @@ def digest(obj: object) -> bytes:
 
 def task_of(fn: Callable[..., Any]) -> str:
     """The name a function's results are kept under: its module's and its own."""
-    while isinstance(fn, partial):
-        fn = fn.func
+    fn, _ = _unbound(fn)
     named = fn if hasattr(fn, "__qualname__") else type(fn)
-    return f"{named.__module__}.{named.__qualname__}"
+    home = getattr(named, "__objclass__", named)  # a method of a built-in class has no module
+    return f"{home.__module__ or 'builtins'}.{named.__qualname__}"
 
 
 def version_of(fn: Callable[..., Any], given: str | int | None, *, keyed: bool) -> str:
     """What is ``given``, or the function's ``__version__``, or else a digest of its code.
 
-    The digest is of what it is bound to as well. Where items have keys of their own there is none.
+    That digest is of what it is bound to as well. What a partial adds to the arguments counts with
+    a declared version, too. Where items have keys of their own there is no digest.
     """
-    declared = getattr(fn, "__version__", None) if given is None else given
+    function, bound = _unbound(fn)
+    declared = getattr(function, "__version__", None) if given is None else given
     if isinstance(declared, (str, int)):
-        return str(declared)
+        return f"{declared} {digest(bound).hex()}" if bound and not keyed else str(declared)
     if keyed:
         return ""
     if isinstance(fn, MethodType):
         return digest((fn.__func__, fn.__self__)).hex()
     return digest((getattr_static(type(fn), "__call__", None), fn)).hex()
+
+
+def _unbound(fn: Callable[..., Any]) -> tuple[Callable[..., Any], list[object]]:
+    """What a partial calls in the end, and the arguments that it and those in it add."""
+    bound: list[object] = []
+    while isinstance(fn, partial):
+        bound.append((fn.args, fn.keywords))
+        fn = fn.func
+    return fn, bound
 
 
 def check_key(key: object) -> Key:
@@ -74,6 +85,12 @@ def check_key(key: object) -> Key:
     if isinstance(key, int) and not -_LARGEST <= key < _LARGEST:
         message = f"key= gave {key}, which takes more than 64 bits; give str(...) of it"
         raise ValueError(message)
+    if isinstance(key, str) and not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            message = f"key= gave {key!r}, which UTF-8 cannot hold; give os.fsencode(...) of it"
+            raise ValueError(message) from None
     return key
 
 

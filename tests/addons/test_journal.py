@@ -217,6 +217,15 @@ def adder(offset):
 _TASKS = "SELECT DISTINCT task FROM items"
 
 
+async def test_partials_of_one_version(path, pool):
+    """What a partial adds are arguments, whose results are told apart in a version as well."""
+    for _ in range(2):
+        for offset in (1, 2):
+            assert await mapped(path, pool, partial(jobs.add, offset), [1]) == [1 + offset]
+    with pytest.raises(aiopool.JournalError, match="pass key="):
+        await mapped(path, pool, partial(jobs.add, threading.Lock()), [1])
+
+
 async def test_a_function_without_a_version(path, pool):
     """A callable that holds what has no digest asks for a version."""
     async with Journal(path) as journal:

@@ -165,6 +165,8 @@ def test_names_of_tasks():
     assert task_of(Scale(1)) == f"{here}.Scale"
     assert task_of(Scale(1).times) == f"{here}.Scale.times"
     assert task_of(math.sqrt) == "math.sqrt"
+    assert task_of(str.upper) == task_of("a".upper) == "builtins.str.upper"
+    assert task_of(dt.date.isoformat) == "datetime.date.isoformat"
 
 
 def versions(*functions):
@@ -194,3 +196,5 @@ def test_a_version_that_is_declared():
     fn.__version__ = 3
     assert version_of(fn, None, keyed=False) == version_of(fn, None, keyed=True) == "3"
     assert version_of(fn, 4, keyed=False) == "4"
+    assert version_of(partial(fn, 1), None, keyed=True) == "3"
+    assert len({version_of(partial(fn, bound), 4, keyed=False) for bound in (1, 2, 2)}) == 2
