@@ -17,6 +17,7 @@ import logging
 import sqlite3
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, final
 
 from aiopool import preserve, restore
@@ -39,6 +40,7 @@ _CANNOT_WRITE: Final = {
     sqlite3.SQLITE_IOERR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE,
 }
+_CANNOT_OPEN: Final = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _log: Final = logging.getLogger("aiopool.journal")
 
 _SCHEMA: Final = f"""
@@ -108,6 +110,7 @@ class Store:
         self._durable = durable
         self._on_full = on_full
         self._kept: dict[int, object] = {}  # by task, the function that is stored
+        self._new: dict[tuple[str, str], int] = {}  # tasks that no save has brought into the file
         self._db: sqlite3.Connection
 
     def guarded(self, method: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - its result
@@ -120,7 +123,10 @@ class Store:
     def open(self) -> None:
         """Open or create the file and lock it; raises ``JournalError`` and ``JournalLocked``."""
         self._db = sqlite3.connect(
-            self.path, timeout=_LOCK_PATIENCE, isolation_level=None, check_same_thread=False
+            Path(self.path).absolute(),  # or ":memory:" and "" would be no files
+            timeout=_LOCK_PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             self._prepare()
@@ -139,20 +145,23 @@ class Store:
         given: str | int | None,
         keyed: bool,  # noqa: FBT001
     ) -> int:
-        """The number of a function under this name and version, its own if they are None."""
+        """The number of a function under this name and version, its own if they are None.
+
+        Writes nothing: the file, which is ours alone, gets a new one with the first of its items.
+        """
         name = name or task_of(fn)
         try:
             version = version_of(fn, given, keyed=keyed)
         except Exception as error:
-            reason = (
-                f"the version of {name} cannot be told from what it is ({error}); pass version="
-            )
+            fix = "version=" if given is None else "key="
+            reason = f"the version of {name} cannot be told from what it is ({error}); pass {fix}"
             raise JournalError(self.path, reason) from error
-        insert = "INSERT OR IGNORE INTO tasks (name, version) VALUES (?, ?)"
-        self._db.execute(insert, (name, version))
         query = "SELECT id FROM tasks WHERE name = ? AND version = ?"
-        found: tuple[int] = self._db.execute(query, (name, version)).fetchone()
-        return found[0]
+        found: tuple[int] | None = self._db.execute(query, (name, version)).fetchone()
+        if found is not None:
+            return found[0]
+        last: int = self._db.execute("SELECT ifnull(max(id), 0) FROM tasks").fetchone()[0]
+        return self._new.setdefault((name, version), max(last, *self._new.values(), 0) + 1)
 
     def find(self, task: int, rows: Iterable[Row], since: float) -> list[tuple[Key, Ended | None]]:
         """The key of each call, and how it ended; None also if it failed before that time.
@@ -217,11 +226,16 @@ class Store:
         db = self._db
         db.execute("BEGIN")
         try:
+            new = [names for names, number in self._new.items() if number == task]
+            insert = "INSERT INTO tasks (id, name, version) VALUES (?, ?, ?)"
+            db.executemany(insert, [(task, *names) for names in new])
             db.executemany(_SAVE, rows)
             if self._kept.get(task) is not fn and any(row[3] is not None for row in rows):
                 db.execute("UPDATE tasks SET fn = ? WHERE id = ?", (_kept(fn), task))
                 self._kept[task] = fn
             db.execute("COMMIT")
+            for names in new:
+                del self._new[names]
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -244,8 +258,11 @@ class Store:
         if code == sqlite3.SQLITE_NOTADB:
             reason = "this file is no journal; give the journal a path of its own"
             return JournalError(self.path, reason)
-        if code == sqlite3.SQLITE_CANTOPEN:
-            reason = f"{error}; is it a file in a folder that exists and may be written to?"
+        if code == sqlite3.SQLITE_CORRUPT:
+            reason = f"the file is damaged ({error}); put a copy in its place, or delete it"
+            return JournalError(self.path, reason)
+        if code in _CANNOT_OPEN or extended == sqlite3.SQLITE_IOERR_LOCK:
+            reason = f"{error}; is it a file in a folder that exists, and may both be written to?"
             return JournalError(self.path, reason)
         return JournalError(self.path, str(error))
 
@@ -289,6 +306,7 @@ class Store:
         except NotTransferable:
             item = None
         text = "".join(traceback.format_exception_only(error)).strip()
+        text = text.encode(errors="backslashreplace").decode()  # a file's name may be in it
         return end, (task, key, preserve(error), text, item, attempts, now)
 
     def _preserved(self, obj: object, what: str) -> bytes:

@@ -184,6 +184,20 @@ async def test_a_bad_key(path, pool, calls, key, error):
         await mapped(path, pool, calls.double, [1], key=key)
 
 
+async def test_text_that_utf8_cannot_hold(path, pool):
+    """A file name that is no text may be an argument and stand in an error, but be no key."""
+
+    async def fails(name):
+        raise ValueError(f"cannot read {name}")
+
+    names = ["a", "b\udcff"]
+    for _ in range(2):
+        results = await mapped(path, pool, fails, names, return_exceptions=True)
+        assert [each.args for each in results] == [(f"cannot read {name}",) for name in names]
+    with pytest.raises(ValueError, match=r"give os\.fsencode"):
+        await mapped(path, pool, fails, names, key=str, return_exceptions=True)
+
+
 async def test_arguments_without_a_digest(path, pool, calls):
     """Arguments that cannot be known again end the run with an error that asks for a key."""
     items = [threading.Lock()]

@@ -123,11 +123,17 @@ def folder(path):
     path.mkdir()
 
 
+def damaged(path):
+    foreign(path)
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8092)
+
+
 BAD = {
     text: "this file is no journal; give the journal a path of its own",
     foreign: "the database of another program; give the journal a path of its own",
     newer: f"format {FORMAT + 1}, and this one reads {FORMAT}; run pip install --upgrade",
-    folder: "is it a file in a folder that exists and may be written to",
+    folder: "is it a file in a folder that exists, and may both be written to",
+    damaged: "the file is damaged .* put a copy in its place, or delete it",
 }
 
 
@@ -145,6 +151,29 @@ def test_a_file_that_it_cannot_use(path, make, message):
         asyncio.run(enter())
     assert (path.is_file() and path.read_bytes()) == before
     assert [each.name for each in path.parent.iterdir()] == ["run.db"]
+
+
+@ASYNCIO
+async def test_it_may_not_be_written(path, pool):
+    """Where nothing may be written the error says what has to be writable."""
+    async with Journal(path) as journal:
+        journal._store._db.execute("PRAGMA query_only = 1")
+        with pytest.raises(aiopool.JournalError, match="may both be written to"):
+            await journal.map(pool, double, [1])
+
+
+def test_a_name_that_means_memory_to_the_engine(tmp_path, monkeypatch):
+    """Every path is that of a file, and an empty one is refused."""
+    monkeypatch.chdir(tmp_path)
+
+    async def remember(path):
+        async with aiopool.Pool(1) as pool, Journal(path) as journal:
+            await journal.map(pool, double, [1])
+
+    asyncio.run(remember(":memory:"))
+    assert [each.name for each in tmp_path.iterdir()] == [":memory:"]
+    with pytest.raises(aiopool.JournalError, match="is it a file"):
+        asyncio.run(remember(""))
 
 
 def test_bad_options(path):
@@ -205,6 +234,27 @@ async def test_full_and_the_run_goes_on(path, pool, caplog):
     async with Journal(path) as journal:
         again = await journal.map(pool, blob, range(200))
     assert sum(one == other for one, other in zip(results, again, strict=True)) == 200 - unsaved
+
+
+@ASYNCIO
+@pytest.mark.parametrize("on_full", ["stop", "continue"])
+async def test_full_before_the_first_call(path, pool, on_full):
+    """A function that is new to a file that has no room left is run, if the run is to go on."""
+    name = {"name": "long " * 2000}  # which needs pages of its own
+    async with Journal(path, on_full=on_full) as journal:
+        await journal.map(pool, double, [1])
+        limit_pages(journal, 0)
+        if on_full == "stop":
+            with pytest.raises(aiopool.JournalFull):
+                await journal.map(pool, blob, range(4), **name)
+            return
+        for _ in range(2):
+            assert len(await journal.map(pool, blob, range(4), **name)) == 4
+        assert journal.unsaved == 8
+        limit_pages(journal, 300)
+        made = await journal.map(pool, blob, range(4), **name)
+        assert await journal.map(pool, blob, range(4), **name) == made
+        assert await journal.map(pool, double, [1, 2]) == [2, 4]
 
 
 FILLS = """
