@@ -18,6 +18,7 @@ import sqlite3
 import time
 import traceback
 from pathlib import Path
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, final
 
 from aiopool import preserve, restore
@@ -285,8 +286,9 @@ class Store:
             result = restore(value)
         except Exception as why:  # noqa: BLE001 - whatever the hooks of the classes in it raise
             reason = (
-                f"the result of {key!r} cannot be read back ({type(why).__name__}: {why}); bring "
-                "back what it is made of, or pass another version= to have all of it made again"
+                f"the result of the call with {brief(args)} cannot be read back "
+                f"({type(why).__name__}: {why}); bring back what it is made of, or pass another "
+                "version= to have all of it made again"
             )
             return Ended(key, args, None, JournalError(self.path, reason), attempts)
         if error is not None:
@@ -297,7 +299,7 @@ class Store:
         key, args, value, error, attempts = end
         if error is None:
             try:
-                data = self._preserved(value, f"the result of {key!r}")
+                data = self._preserved(value, f"the result of the call with {brief(args)}")
             except NotTransferable as why:
                 return self._encoded(task, Ended(key, args, None, why, attempts), now)
             return end, (task, key, data, None, None, attempts, now)

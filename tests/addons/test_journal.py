@@ -211,6 +211,7 @@ async def test_a_result_that_cannot_be_pickled(path, pool, calls):
     for _ in range(2):
         results = await mapped(path, pool, calls.lock, range(4), return_exceptions=True)
         assert isinstance(results[1], aiopool.NotTransferable)
+        assert "the result of the call with (1,) cannot" in str(results[1])
         assert results[:1] + results[2:] == [0, 2, 3]
     assert sorted(calls.made) == [0, 1, 2, 3]
 

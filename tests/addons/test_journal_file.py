@@ -302,7 +302,7 @@ async def test_a_result_that_cannot_be_read_back(path, pool, monkeypatch):
         monkeypatch.delattr(sys.modules[__name__], "Kept")
         results = await journal.map(pool, make, [0, 1], version=1, return_exceptions=True)
     assert results[0] == 0 and made == [0, 1]
-    assert "cannot be read back" in str(results[1])
+    assert "the call with (1,) cannot be read back" in str(results[1])
 
 
 class Kept:
