@@ -30,6 +30,7 @@ Key: TypeAlias = "str | int | bytes"
 _SIZE: Final = 16
 _SCALARS: Final = frozenset({bool, complex, float, int, str, type(None)})
 _NAMED: Final = (type, BuiltinFunctionType, ModuleType)
+_OF_SETS: Final[tuple[object, ...]] = (set.__reduce__, frozenset.__reduce__)
 _LARGEST: Final = 2**63
 
 
@@ -189,5 +190,7 @@ def _parts_of_reduced(kind: type, obj: object) -> Iterable[object]:
     if isinstance(reduced, str):
         return kind, reduced, getattr(obj, "__wrapped__", None)
     head, args, *rest = reduced
+    if kind.__reduce__ in _OF_SETS:  # which list the members in the order of this process
+        args = frozenset(obj)  # type: ignore[call-overload]
     parts = [tuple(part) if number in {1, 2} and part else part for number, part in enumerate(rest)]
     return head, args, *parts

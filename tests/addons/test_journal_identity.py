@@ -26,6 +26,10 @@ class Color(enum.Enum):
     RED = 1
 
 
+class Words(frozenset):
+    pass
+
+
 class Scale:
     def __init__(self, factor):
         self.factor = factor
@@ -75,6 +79,8 @@ DIFFERENT = [
     {},
     set(),
     frozenset(),
+    Words(),
+    Words(WORDS),
     (1, 2),
     [1, 2],
     ((1,), 2),
