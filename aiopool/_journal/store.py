@@ -14,6 +14,7 @@ Every method blocks, and all but the last words of a process come from one threa
 from __future__ import annotations
 
 import logging
+import random
 import sqlite3
 import time
 import traceback
@@ -34,7 +35,8 @@ Row: TypeAlias = "tuple[Key | None, tuple[Any, ...]]"
 
 FORMAT: Final = 1
 _APPLICATION: Final = 0x61696F70  # "aiop" as SQLite's application id
-_LOCK_PATIENCE: Final = 0.1  # seconds: two that create the file at once do not both give up
+_LOCK_PATIENCE: Final = 0.2  # seconds: two that open the file at once do not both give up
+_LOCK_PAUSES: Final = 0.001, 0.02  # seconds between attempts, from and to
 _MARGIN: Final = 1 << 20  # bytes of a row beside its value, at most
 _CANNOT_WRITE: Final = {
     sqlite3.SQLITE_IOERR_WRITE,
@@ -122,18 +124,14 @@ class Store:
             raise self._explained(error) from error
 
     def open(self) -> None:
-        """Open or create the file and lock it; raises ``JournalError`` and ``JournalLocked``."""
-        self._db = sqlite3.connect(
-            Path(self.path).absolute(),  # or ":memory:" and "" would be no files
-            timeout=_LOCK_PATIENCE,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
+        """Open or create the file and lock it; raises ``JournalError`` and ``JournalLocked``.
+
+        Two that open it at once both have it shared and keep each other from having it alone, so
+        that waiting would not help. Both let go, and come again after pauses of different length.
+        """
+        patience = time.monotonic() + _LOCK_PATIENCE
+        while not self._is_opened(last=time.monotonic() >= patience):
+            time.sleep(random.uniform(*_LOCK_PAUSES))  # noqa: S311 - no secret
 
     def close(self) -> None:
         """Write the log into the database, remove it, and let the lock go."""
@@ -200,6 +198,18 @@ class Store:
         return [Failure(*row) for row in self._db.execute(_FAILURES)]
 
     # The file ---------------------------------------------------------------------------------
+
+    def _is_opened(self, *, last: bool) -> bool:
+        path = Path(self.path).absolute()  # or ":memory:" and "" would be no files
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+        except BaseException as error:
+            self._db.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY and not last:
+                return False
+            raise
+        return True
 
     def _prepare(self) -> None:
         db = self._db
