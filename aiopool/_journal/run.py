@@ -144,7 +144,7 @@ class Run:
         self.ready: deque[Outcome[Any]] = deque()
         self._unsavable = False  # a save failed, and what ended since is lost
         self._error: BaseException | None = None
-        self._done = False
+        self._stopped = self._done = False
         self._news, self._room, self._arrival = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         options = {"buffersize": plan.width, **plan.options}
@@ -166,8 +166,8 @@ class Run:
                         self._room.clear()
                         await self._room.wait()
         except asyncio.CancelledError:
-            if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                self._input_error = RuntimeError("the input cancelled itself")
+            if not self._stopped:
+                self._input_error = RuntimeError("the input was cancelled, and not by this run")
         except Exception as error:  # noqa: BLE001 - the caller's iterator; the caller gets it
             self._input_error = error
         finally:
@@ -227,6 +227,9 @@ class Run:
         try:
             async for outcome in self._stream.outcomes():
                 self._call_ended(outcome)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                self.fail(RuntimeError("the run was cancelled, and not by its consumer"))
         except Exception as error:  # noqa: BLE001 - the consumer gets it
             self.fail(error)
         finally:
@@ -316,6 +319,7 @@ class Run:
         self._stop()
 
     def _stop(self) -> None:
+        self._stopped = True
         self._puller.cancel()
         self._stream.stop()
         if not self._feeding:  # it waits for room in the pool, and no call has been sent

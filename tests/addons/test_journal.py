@@ -1,6 +1,7 @@
 """Runs with a journal: what is executed, what is remembered, what the consumer gets."""
 
 import asyncio
+import itertools
 import threading
 from functools import partial
 from pathlib import Path
@@ -471,6 +472,25 @@ async def test_cancelling_a_map_commits_what_has_ended(path, pool, calls):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await remembered(path, pool, calls.zero_waits, range(20)) == list(range(1, 20))
+
+
+@pytest.mark.parametrize("what", ["pull", "pump"])
+async def test_what_a_run_does_is_cancelled_by_a_stranger(path, pool, calls, what):
+    """A program that cancels all tasks it finds gets an error, and no list that is too short."""
+    async with Journal(path) as journal:
+        run = asyncio.ensure_future(journal.map(pool, calls.zero_waits, counted(), version=1))
+        await wait_until(lambda: len(calls.made) > 9)
+        (task,) = [each for each in asyncio.all_tasks() if what in each.get_coro().__qualname__]
+        task.cancel()
+        calls.held.set()
+        with pytest.raises(RuntimeError, match="was cancelled, and not by"):
+            await run
+
+
+async def counted():
+    for number in itertools.count():
+        yield number
+        await asyncio.sleep(0)
 
 
 async def test_closing_the_journal_stops_its_runs(path, pool, calls):
