@@ -51,7 +51,7 @@ def started(folder, source, *args, loop="asyncio"):
     Its temporary files are in ``folder/"temporary"``.
     """
     path = write(folder, source, loop=loop)
-    (folder / "temporary").mkdir()
+    (folder / "temporary").mkdir(exist_ok=True)
     env = {**environment(), "TMPDIR": str(folder / "temporary")}
     with (
         (folder / "out").open("w") as out,
