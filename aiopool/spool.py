@@ -197,24 +197,33 @@ class Spool:
         return self.statistics()
 
     async def _listen(self, claims: Claims) -> None:
-        """Note the names that notifications tell of."""
-        try:
-            async for found in awatch(
-                self.folder,
-                watch_filter=None,
-                recursive=False,
-                debounce=_STEP,
-                step=_STEP,
-                rust_timeout=0,
-            ):
-                names = {Path(path).name for change, path in found if change != Change.deleted}
-                self._arrived.update(filter(claims.wants, names))
-                # Its own end is not told, for the lock in it keeps it half alive.
-                if not claims.path.exists():
-                    self._list_at = 0.0
+        """Note the names that notifications tell of, for as long as there are any."""
+        while True:
+            try:
+                await self._notice(claims)
+            except ExceptionGroup:  # a name that is no text has ended it; a look finds that file
+                await asyncio.sleep(_LONG)
+                self._list_at = 0.0
                 self._wake.set()
-        except (OSError, RuntimeError) as error:  # as where there may be no more watches
-            _log.warning("%s is only looked at now and then: %s", self.folder, error)
+            except (OSError, RuntimeError) as error:  # as where there may be no more watches
+                _log.warning("%s is only looked at now and then: %s", self.folder, error)
+                return
+
+    async def _notice(self, claims: Claims) -> None:
+        async for found in awatch(
+            self.folder,
+            watch_filter=None,
+            recursive=False,
+            debounce=_STEP,
+            step=_STEP,
+            rust_timeout=0,
+        ):
+            names = {Path(path).name for change, path in found if change != Change.deleted}
+            self._arrived.update(filter(claims.wants, names))
+            # Its own end is not told, for the lock in it keeps it half alive.
+            if not claims.path.exists():
+                self._list_at = 0.0
+            self._wake.set()
 
     async def _serve(self, pool: Pool, group: TaskGroup, claims: Claims, *, once: bool) -> None:
         limit = pool.max_workers if self._limit is None else self._limit

@@ -12,7 +12,6 @@ import os
 import secrets
 import sys
 from contextlib import suppress
-from itertools import count
 from typing import TYPE_CHECKING, Final, final
 
 if sys.platform == "win32":
@@ -86,17 +85,22 @@ class Claims:
 
     def conclude(self, name: str, ending: str) -> Path | None:
         """Rename a file by how its call ended: where it is now, None if the call has removed it."""
-        for number in count(1):
+        stem, number = name, 1
+        while True:
             again = "" if number == 1 else f".{number}"
-            place = self._folder / f"{name}{again}{ending}"
+            place = self._folder / f"{stem}{again}{ending}"
             try:
                 _move(self.path / name, place)
             except FileExistsError:
-                continue
+                number += 1
             except FileNotFoundError:
                 return None
-            return place
-        raise AssertionError
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG or not stem:
+                    raise
+                stem = stem[:-1]  # until there is room for the ending
+            else:
+                return place
 
     def close(self) -> None:
         """Give everything back, and let go."""
@@ -145,11 +149,28 @@ def _dissolve(claims: Path) -> list[str]:
         for claimed in list(claims.iterdir()):
             if claimed.name != _LOCK:
                 with suppress(FileExistsError, FileNotFoundError):
+                    if _has_moved(claimed):
+                        claimed.unlink()
+                        continue
                     _move(claimed, claims.parent / claimed.name)
                     moved.append(claimed.name)
         (claims / _LOCK).unlink()
         claims.rmdir()
     return moved
+
+
+def _has_moved(claimed: Path) -> bool:
+    """Whether its move was cut short by a kill: it has its new name, and still the old one."""
+    status = claimed.lstat()
+    if status.st_nlink == 1:
+        return False
+    with os.scandir(claimed.parent.parent) as entries:
+        return any(
+            entry.inode() == status.st_ino
+            for entry in entries
+            if entry.name == claimed.name
+            or (entry.name.startswith(claimed.name) and entry.name.endswith(_ENDINGS))
+        )
 
 
 def _move(source: Path, target: Path) -> None:

@@ -57,6 +57,17 @@ async def test_files_that_arrive(inbox, pool):
     assert calls.names == ["0.task", "1.task", "2.task"]
 
 
+async def test_a_name_that_is_no_text(inbox, pool):
+    """A name that is no UTF-8 ends no watch: its file is executed, and those that come later."""
+    calls = Calls()
+    odd = os.fsdecode(b"\xff.task")
+    async with running(Spool(inbox, calls.note, rescan=3600), pool):
+        for name in ("1.task", odd, "2.task", "3.task"):
+            drop(inbox, name)
+            await wait_until((inbox / f"{name}.done").exists)
+    assert calls.names == ["1.task", odd, "2.task", "3.task"]
+
+
 async def test_no_notifications(inbox, pool, monkeypatch, caplog):
     """Where the system tells of nothing, files are found by a look now and then, and it is said."""
 
@@ -200,6 +211,23 @@ async def test_nothing_is_overwritten(inbox, pool):
         await Spool(inbox, Calls().note).run(pool, once=True)
     assert names(inbox) == ["1.task.2.done", "1.task.3.done", "1.task.done"]
     assert "three" in (inbox / "1.task.3.done").read_text()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_name_without_room_for_an_ending(inbox, pool, fails):
+    """It is cut short, and the next file has its turn."""
+
+    async def work(path):
+        if fails:
+            raise ValueError(path.name)
+
+    (inbox / ("1" * 250 + ".task")).touch()
+    drop(inbox, "2.task")
+    now = await Spool(inbox, work).run(pool, once=True)
+    assert now.executed + now.failed == 2
+    endings = [".failed", ".error"] if fails else [".done"]
+    long = [name for name in names(inbox) if name.startswith("11")]
+    assert sorted(long) == sorted("1" * (255 - len(max(endings))) + end for end in endings)
 
 
 async def test_a_name_that_comes_again(inbox, pool):

@@ -90,6 +90,22 @@ async def test_a_file_that_cannot_go_back_yet(inbox, pool):
     assert not claims.exists()
 
 
+@pytest.mark.parametrize("ending", ["", ".done", ".2.failed"])
+async def test_a_move_that_a_kill_cut_short(inbox, pool, ending):
+    """A file that has its new name already, and still the old one, is not executed once more."""
+    executed = []
+
+    async def note(path):
+        executed.append(path.name)
+
+    claims = abandoned(inbox, "1.task", "2.task")
+    os.link(claims / "1.task", inbox / f"1.task{ending}")
+    os.link(claims / "2.task", inbox / "another name of it.txt")
+    await Spool(inbox, note).run(pool, once=True)
+    assert sorted(executed) == (["2.task"] if ending else ["1.task", "2.task"])
+    assert not claims.exists()
+
+
 async def test_a_file_that_somebody_was_quicker_with(inbox, pool):
     """A file that is gone when its turn comes is passed over."""
     drop(inbox, "1.task")
