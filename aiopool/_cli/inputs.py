@@ -12,6 +12,7 @@ import codecs
 import csv
 import errno
 import os
+import select
 from bisect import bisect_right
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, final
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 _BLOCK: Final = 1 << 16
 """Bytes read at once; what a pipe holds on Linux."""
+_AT_ONCE: Final = os.O_NONBLOCK if hasattr(select, "epoll") else 0
+"""Opens a named pipe that nobody writes to yet; where that can be waited for afterwards."""
+_LONGEST: Final = 2**31 - 1
+"""Characters of a field."""
+_UNQUOTED: Final = "a field without quotes holds one, or the end of a line; quote the field"
 
 
 @final
@@ -101,9 +107,11 @@ class _File:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDONLY | _AT_ONCE | getattr(os, "O_BINARY", 0)
         try:
             self._fd = 0 if name == STDIN else os.open(name, flags)
+            if _AT_ONCE and name != STDIN:
+                os.set_blocking(self._fd, True)
             self._readiness = Readiness(self._fd, to_write=False)
         except OSError as error:
             raise unreadable(_shown(name), error) from None
@@ -135,18 +143,25 @@ async def _rows(name: str, blocks: AsyncIterator[list[str]]) -> AsyncIterator[li
 
     A row ends at the end of a line up to which the quotes are even, so a field may hold lines.
     """
+    csv.field_size_limit(_LONGEST)
     heading: list[str] = []
-    number, pending = 0, ""
+    number, is_open = 0, False
+    pending: list[str] = []
     async for lines in blocks:
         found: list[dict[str, str]] = []
         for line in lines:
             number += 1
-            text = f"{pending}\n{line}" if pending else line
-            if text.count('"') % 2:
-                pending = text
+            pending.append(line)
+            is_open ^= line.count('"') % 2 == 1
+            if is_open:
                 continue
-            pending = ""
-            row = next(csv.reader((text,)), [])
+            place, text = f"{_shown(name)}:{number + 1 - len(pending)}", "\n".join(pending)
+            pending.clear()
+            try:
+                row = next(csv.reader((text,)), [])
+            except csv.Error as error:
+                yield found
+                raise Mistake(f"{place}: {_UNQUOTED}") from error
             if not heading:
                 heading = row
             elif row and len(row) != len(heading):
@@ -156,7 +171,7 @@ async def _rows(name: str, blocks: AsyncIterator[list[str]]) -> AsyncIterator[li
                 found.append(dict(zip(heading, row, strict=True)))
         yield found
     if pending:
-        first = number - pending.count("\n")
+        first = number + 1 - len(pending)
         message = f"{_shown(name)}:{first}: a quote that begins here never ends; double or close it"
         raise Mistake(message)
 

@@ -43,7 +43,7 @@ def _module(name: str) -> ModuleType:
         sys.path.insert(0, here)
     try:
         return import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end at once
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent and f"{name}.".startswith(f"{absent}."):
             message = f"there is no module {absent!r}; name one installed, or in this folder"

@@ -85,6 +85,14 @@ ROWS = {
         "0.txt:4: 1 fields under a heading of 2",
     ),
     "a quote that is not closed": (b'a\n1\n"2\n3\n', [{"a": "1"}], "0.txt:3: a quote"),
+    "two quotes amid fields": (
+        b'a,b\n1,5" nail\n2,3" nail\n',
+        [],
+        "0.txt:2: a field without quotes holds one",
+    ),
+    "lines end as on an old Mac": (b"a,b\r1,2\r", [], "0.txt:1: a field without quotes"),
+    "a long field": (b'a\n"%b"\n' % (b"x" * 200_000), [{"a": "x" * 200_000}], None),
+    "a quote before much else": (b'a\n"\n' + b"1\n" * 50_000, [], "0.txt:2: a quote that begins"),
     "a heading alone": (b"a,b\n", [], None),
 }
 
@@ -101,6 +109,20 @@ async def test_each_csv_file_has_its_own_heading(tmp_path):
     """The rows of a second file go by its own first row."""
     records, _ = await read(tmp_path, "csv", b"a\n1\n", b"b\n2\n")
     assert records == [{"a": "1"}, {"b": "2"}]
+
+
+async def test_a_named_pipe_that_nobody_writes_to_yet(tmp_path):
+    """It holds up nothing until somebody writes to it, and ends when he has closed it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    records = Source([str(pipe)], "lines").records()
+    first = asyncio.ensure_future(anext(records))
+    done, _ = await asyncio.wait([first], timeout=0.05)
+    assert not done
+    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)  # fails unless there is a reader
+    os.write(writer, b"a\nb\n")
+    os.close(writer)
+    assert [await first, *[record async for record in records]] == ["a", "b"]
 
 
 async def test_where_a_record_was_read(tmp_path):
@@ -168,6 +190,7 @@ TARGETS = {
     "json:__all__": "is list, not a function",
     "broken_module:f": r"ZeroDivisionError: .*broken_module.py:2",
     "unparsable_module:f": r"SyntaxError: .*unparsable_module.py:1",
+    "leaving_module:f": r"SystemExit: 0 .*leaving_module.py:2",
     "needy_module:f": "ModuleNotFoundError: No module named 'nowhere'",
 }
 
@@ -179,6 +202,7 @@ def test_a_function_that_is_not_there(target, fix, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "broken_module.py").write_text("\n1 / 0\n")
     (tmp_path / "unparsable_module.py").write_text("def :\n")
+    (tmp_path / "leaving_module.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "needy_module.py").write_text("import nowhere\n")
     with pytest.raises(Mistake, match=fix):
         load(target)
