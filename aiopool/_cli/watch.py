@@ -11,8 +11,9 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import asynccontextmanager, redirect_stdout, suppress
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TextIO, final
 
@@ -104,8 +105,7 @@ class Watching:
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows: Ctrl-C cancels all the same
-                loop.add_signal_handler(number, self._on_signal, number)
+            signal.signal(number, partial(self._on_signal, loop))
         try:
             async with aiopool.Pool(self._job.workers) as pool, self._shown():
                 await self._spool.run(pool, once=self._job.once)
@@ -119,12 +119,14 @@ class Watching:
         except (aiopool.AiopoolError, TypeError, ValueError) as error:  # of options, or of starting
             raise Mistake(str(error)) from None
         finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             self._sum_up()
 
-    def _on_signal(self, number: int) -> None:
-        """Stop; the same signal again ends the program at once."""
+    def _on_signal(self, loop: asyncio.AbstractEventLoop, number: int, _: object) -> None:
+        """Stop; the same signal again ends the program at once, even if nobody reads its lines."""
         signal.signal(number, signal.SIG_DFL)
-        self._stop(number)
+        loop.call_soon_threadsafe(self._stop, number)
 
     def _stop(self, number: int) -> None:
         """Give back what runs."""
@@ -149,24 +151,24 @@ class Watching:
         if not self._job.progress:
             yield
             return
-        drawing = asyncio.get_running_loop().create_task(self._draw())
+        drawing = asyncio.get_running_loop().create_task(self._draw(sys.stderr))
         try:
-            with redirect_stdout(_Above(sys.stdout)):
+            with redirect_stdout(_Above(sys.stdout)), redirect_stderr(_Above(sys.stderr)):
                 yield
         finally:
             drawing.cancel()
             await asyncio.wait([drawing])
 
-    async def _draw(self) -> None:
+    async def _draw(self, terminal: TextIO) -> None:
         try:
             while True:
                 width = shutil.get_terminal_size().columns - 1
-                sys.stderr.write(f"{_CLEAR}{line(self._spool.statistics())[:width]}")
-                sys.stderr.flush()
+                terminal.write(f"{_CLEAR}{line(self._spool.statistics())[:width]}")
+                terminal.flush()
                 await asyncio.sleep(_EVERY)
         finally:
-            sys.stderr.write(_CLEAR)
-            sys.stderr.flush()
+            terminal.write(_CLEAR)
+            terminal.flush()
 
     def _sum_up(self) -> None:
         now = self._spool.statistics()
@@ -179,15 +181,16 @@ class Watching:
 
 @final
 class _Above:
-    """Standard output on a terminal that shows a live line, which gives way to what is written."""
+    """A stream to a terminal that shows a live line, which gives way to what is written."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._terminal = sys.stderr
 
     def write(self, text: str) -> int:
         """Write, from the beginning of the line."""
-        sys.stderr.write(_CLEAR)
-        sys.stderr.flush()
+        self._terminal.write(_CLEAR)
+        self._terminal.flush()
         return self._out.write(text)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -136,13 +137,15 @@ def test_the_live_line(inbox, tmp_path, gate):
     drop(inbox, "1.task", "gate", *gate.paths)
     drop(inbox, "2.task", "fail", "no good")
     drop(inbox, "3.task", "say", "a line")
+    drop(inbox, "4.task", "say", "an error", "stderr")
     log = tmp_path / "log"
     with watching(inbox, log, "--progress"):
         block_until(gate.is_entered)
         wanted = [
-            f"1 executed, 1 failed, 0 waiting, 1 running (1.task in {gate.pid})",
+            f"2 executed, 1 failed, 0 waiting, 1 running (1.task in {gate.pid})",
             "\x1b[K2.task: failed, tried once: ValueError: no good\n",
             "\x1b[Ka line\n",
+            "\x1b[Kan error\n",
         ]
         block_until(lambda: all(part in log.read_text() for part in wanted), "all was told")
         assert "started" not in log.read_text()
@@ -162,3 +165,29 @@ def test_nobody_reads(inbox, tmp_path, gate):
         gone(process.pid)
     assert names(inbox) == ["1.task"]
     assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_a_reader_that_is_stuck(inbox):
+    """A watcher whose lines nobody takes is ended by a second Ctrl-C."""
+    drop(inbox, "1.task", "echo", 1)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    with running(*WATCH, inbox, *CALL, stdout=writer) as process:
+
+        def ended():
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        block_until(lambda: not (inbox / "1.task").exists())
+        where = Path(f"/proc/{process.pid}/wchan")
+        with contextlib.suppress(AssertionError):  # it is not told everywhere
+            block_until(lambda: "pipe" in where.read_text(), patience=3.0)
+        block_until(ended)
+        assert process.wait() == -signal.SIGINT
+        gone(process.pid)
+    os.close(reader)
+    os.close(writer)
