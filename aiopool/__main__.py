@@ -6,6 +6,7 @@ command line is made of is loaded by the one process that reads it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -18,6 +19,8 @@ def main() -> None:
             raise
         sys.stderr.write("aiopool: needs the extra `cli`: pip install 'aiopool-toolkit[cli]'\n")
         sys.exit(2)
+    if sys.stderr is None:  # closed: what is said goes nowhere
+        sys.stderr = open(os.devnull, "w", errors="replace")  # noqa: PTH123, SIM115
     app(prog_name="aiopool")
 
 

@@ -7,9 +7,12 @@ program.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["app"]
+
+_PATIENCE: Final = 0.1
+"""Seconds for a thread to end that has nothing left to do."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +51,22 @@ def _end(command: Callable[[], int]) -> None:
         status = 2
     except KeyboardInterrupt:
         status = 130
+    except BrokenPipeError:  # nobody reads what it says of itself
+        status = 141
+    _leave_threads(status)
     raise typer.Exit(status)
+
+
+def _leave_threads(status: int) -> None:
+    """Do not wait for calls in threads, which nothing can stop."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(_PATIENCE)
+            if thread.is_alive():
+                with suppress(OSError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(status)
 
 
 # --- parameters that commands share ---------------------------------------------------------

@@ -126,7 +126,7 @@ class Mapping:
         self._call = call_of(job.target, is_json=job.form == "jsonl")
         read = [0 if name == STDIN else name for name in job.inputs]
         if job.output is None or job.output in _STDOUT:
-            self._out = Lines(stdout, "stdout")
+            self._out = Lines(stdout, "stdout", is_ours=False)
         else:
             self._out = _file(job.output, read, stack)
             read.append(job.output)
@@ -159,6 +159,8 @@ class Mapping:
                 outcomes = await self._outcomes(stack)
             except (TypeError, ValueError) as error:  # options out of range
                 raise Mistake(str(error)) from None
+            for lines in self._outputs:
+                lines.empty()  # not before, as a mistake is to cost nobody his results
             async for outcome in outcomes:
                 if outcome.error is not None:
                     await self._failed(outcome)
@@ -252,11 +254,12 @@ def _file(name: str, others: Sequence[str | int], stack: ExitStack) -> Lines:
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         stack.callback(os.close, fd)
         found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode):
-            if any(os.path.samestat(found, os.stat(other)) for other in others):  # noqa: PTH116
-                message = f"{name} is in use as another file of this command; name another one"
-                raise Mistake(message)
-            os.truncate(fd, 0)
+        if stat.S_ISREG(found.st_mode) and any(
+            os.path.samestat(found, os.stat(other))  # noqa: PTH116
+            for other in others
+        ):
+            message = f"{name} is in use as another file of this command; name another one"
+            raise Mistake(message)
     except OSError as error:
         raise unreadable(name, error) from None
     return Lines(fd, name)

@@ -32,7 +32,7 @@ class Lines:
     ``written`` is a task of its own, which ends after ``end`` or with what writing raised.
     """
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, *, is_ours: bool = True) -> None:
         self._fd = fd
         self._name = name
         self._added: list[str] = []
@@ -41,8 +41,14 @@ class Lines:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended = False
+        self._is_ours = is_ours
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self._readiness = Readiness(fd, to_write=True)
+
+    def empty(self) -> None:
+        """Drop what a file of ours held before."""
+        if self._is_file and self._is_ours:
+            os.ftruncate(self._fd, 0)
 
     def add(self, line: str) -> bool:
         """Have a line written soon; whether there is no more room."""

@@ -272,6 +272,16 @@ def test_a_mistake_in_the_arguments(folder, args, fix):
     assert (folder / "shop.py").read_text() == JOBS
 
 
+@pytest.mark.parametrize("args", [("--rate", "fast"), ("--timeout", "0"), ("--journal", "shop.py")])
+def test_a_mistake_keeps_earlier_results(folder, args):
+    """Files that would be written stay as they are."""
+    for name in ("out", "err"):
+        (folder / name).write_text("earlier\n")
+    ended = mapped(folder, "shop:upper", "-o", "out", "--errors", "err", *args, stdin="a\n")
+    assert ended.returncode == 2, ended.stderr
+    assert (folder / "out").read_text() == (folder / "err").read_text() == "earlier\n"
+
+
 def test_a_record_that_is_no_json(folder):
     """Results before it are written, and the mistake names its line."""
     ended = mapped(folder, "shop:same", "--format", "jsonl", stdin='1\n\n{"a": 2}\n[x\n5\n')
@@ -293,13 +303,13 @@ def test_an_answer_comes_before_the_next_question(folder, name):
         assert process.wait(20) == 0
 
 
-@pytest.mark.parametrize("place", ["process", "loop"])
+@pytest.mark.parametrize("place", ["process", "loop", "thread"])
 def test_interrupted(folder, place):
     """A Ctrl-C ends it with status 130 and a summary, what was done is written, nobody is left."""
-    name = "stuck" if place == "process" else "upper_later"
-    with mapping(folder, f"shop:{name}", "--workers", "2") as process:
+    name = "upper_later" if place == "loop" else "stuck"
+    with mapping(folder, f"shop:{name}", "--workers", "2", "--on", place) as process:
         process.stdin.write(b"go\nstop\nstop\n")
-        word = b'"go"\n' if place == "process" else b'"GO"\n'
+        word = b'"GO"\n' if place == "loop" else b'"go"\n'
         seen = answer(process)
         os.killpg(process.pid, signal.SIGINT)
         seen += process.stdout.read()
@@ -310,6 +320,25 @@ def test_interrupted(folder, place):
         assert stderr.startswith("aiopool map: interrupted; "), stderr
         assert stderr.count("\n") == 1
         gone(process.pid)
+
+
+@pytest.mark.parametrize(("is_closed", "status"), [(True, 1), (False, 141)])
+def test_nobody_reads_what_went_wrong(folder, is_closed, status):
+    """A closed stderr changes nothing, and one whose reader is gone ends it as by SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = f"exec {sys.executable} -m aiopool map shop:number" + " 2>&-" * is_closed
+    ended = subprocess.run(
+        ["sh", "-c", command],
+        input=b"1\nx\n",
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        cwd=folder,
+        env=environment(),
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stdout) == (status, b"1\n")
 
 
 def test_the_reader_goes_away(folder):
