@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 import sys
 from contextlib import AsyncExitStack, ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final, final
 
 import aiopool
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 DONE: Final = 0
 FAILED: Final = 1
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 _STDOUT: Final = ("-", "/dev/stdout")
 READER_GONE: Final = 141
 """What a shell reports of a program that ended by SIGPIPE."""
@@ -102,9 +105,12 @@ def run(job: Job) -> int:
     with ExitStack() as stack:
         stdout = stack.enter_context(_stdout_for_results())
         mapping = Mapping(job, stdout, stack)
+        terminated = _terminated_as_interrupted()
         try:
             aiopool.run(mapping.run())
         except KeyboardInterrupt:
+            if terminated.is_set():
+                return mapping.ended("terminated", TERMINATED)
             return mapping.ended("interrupted", INTERRUPTED)
         except BrokenPipeError:
             return READER_GONE
@@ -229,6 +235,19 @@ def call_of(target: str, *, is_json: bool) -> Call | AsyncCall:
 def _may_pass(error: Exception) -> bool:
     """Whether another attempt could end differently."""
     return not isinstance(error, (Malformed, NotJSON))
+
+
+def _terminated_as_interrupted() -> Event:
+    """Have a SIGTERM end the program as a Ctrl-C does; set if one has come."""
+    terminated = Event()
+
+    def on_signal(*_: object) -> None:
+        terminated.set()
+        signal.raise_signal(signal.SIGINT)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else that may be ignored
+        signal.signal(signal.SIGTERM, on_signal)
+    return terminated
 
 
 @contextmanager

@@ -322,6 +322,19 @@ def test_interrupted(folder, place):
         gone(process.pid)
 
 
+def test_terminated(folder):
+    """A SIGTERM does the same with status 143, and leaves nothing to complain of."""
+    with mapping(folder, "shop:stuck") as process:
+        process.stdin.write(b"go\nstop\n")
+        assert answer(process) == b'"go"\n'
+        process.terminate()
+        assert process.wait(20) == 143
+        stderr = process.stderr.read().decode()
+        assert stderr.startswith("aiopool map: terminated; "), stderr
+        assert stderr.count("\n") == 1
+        gone(process.pid)
+
+
 @pytest.mark.parametrize(("is_closed", "status"), [(True, 1), (False, 141)])
 def test_nobody_reads_what_went_wrong(folder, is_closed, status):
     """A closed stderr changes nothing, and one whose reader is gone ends it as by SIGPIPE."""
