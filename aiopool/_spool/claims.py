@@ -8,6 +8,7 @@ what is left there. Nothing here overwrites a file, and nothing here waits.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _ENDINGS: Final = (".done", ".failed", ".error")
 _CLAIMS: Final = ".running-"
 _LOCK: Final = ".lock"
+_log: Final = logging.getLogger("aiopool")
 
 
 @final
@@ -38,6 +40,7 @@ class Claims:
     def __init__(self, folder: Path, pattern: re.Pattern[str]) -> None:
         self._folder = folder
         self._pattern = pattern
+        self._foreign: set[str] = set()  # names of files that cannot be claimed
         lock = None
         while lock is None:  # somebody took it for a dead one's before it was locked
             self.path = folder / f"{_CLAIMS}{os.getpid()}-{secrets.token_hex(4)}"
@@ -48,7 +51,7 @@ class Claims:
 
     def wants(self, name: str) -> bool:
         """Whether files of that name are waiting."""
-        hidden = name.startswith(".") or name.endswith(_ENDINGS)
+        hidden = name.startswith(".") or name.endswith(_ENDINGS) or name in self._foreign
         return not hidden and self._pattern.match(name) is not None
 
     def scan(self) -> tuple[set[str], list[str]]:
@@ -69,12 +72,22 @@ class Claims:
         return names.union(recovered), recovered
 
     def take(self, name: str) -> bool:
-        """Claim a file; False if it is gone."""
+        """Claim a file; False if it is gone, or may not be moved by us.
+
+        Raises OSError if that is so of all files.
+        """
         if (self.path / name).exists():  # it could not go back, and is not to be overwritten
             return False
         try:
             (self._folder / name).rename(self.path / name)
         except FileNotFoundError:
+            return False
+        except PermissionError as error:
+            # Of another user in a sticky folder, say; Windows means a file that is open.
+            if sys.platform == "win32" or not os.access(self._folder, os.W_OK | os.X_OK):
+                raise
+            self._foreign.add(name)
+            _log.warning("%s is left alone: %s", self._folder / name, error.strerror)
             return False
         return True
 

@@ -1,8 +1,10 @@
 """A folder as a queue: what is picked up, in which order, and what becomes of it."""
 
 import asyncio
+import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -211,6 +213,24 @@ async def test_nothing_is_overwritten(inbox, pool):
         await Spool(inbox, Calls().note).run(pool, once=True)
     assert names(inbox) == ["1.task.2.done", "1.task.3.done", "1.task.done"]
     assert "three" in (inbox / "1.task.3.done").read_text()
+
+
+async def test_a_file_that_may_not_be_moved(inbox, pool, monkeypatch, caplog):
+    """A file of somebody else in a sticky folder is left alone, with one warning."""
+    rename = Path.rename
+
+    def sticky(path, target):
+        if path.name == "2.task":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", sticky)
+    for name in ("1.task", "2.task", "3.task"):
+        drop(inbox, name)
+    found = await Spool(inbox, Calls().note).run(pool, once=True)
+    assert found.executed == 2
+    assert names(inbox) == ["1.task.done", "2.task", "3.task.done"]
+    assert caplog.text.count("2.task is left alone: Operation not permitted") == 1
 
 
 @pytest.mark.parametrize("fails", [True, False])
