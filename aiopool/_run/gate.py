@@ -114,6 +114,8 @@ class Gate:
             tell = partial(self._engine.failed, batch, error, 0.0, None)
         if not entered:
             self._move_on()
+        # A map whose call has failed stops its others, and this pass has ended.
+        del self._passes[cast("asyncio.Task[None]", asyncio.current_task())]
         tell()
         self.venue.settle(batch)  # which the engine may not know any more
         self._engine.changed()
@@ -164,9 +166,8 @@ class Gate:
         self._engine.soon()
 
     def _passed(self, batch: Batch, task: asyncio.Task[None]) -> None:
-        del self._passes[task]
         self._engine.soon()
-        if task.cancelled():  # before its first step, so it could not tell
+        if self._passes.pop(task, None) is not None:  # cancelled before it could tell
             self._move_on()
             self._engine.stopped(batch, started=False)
             self.venue.settle(batch)  # which the engine may not know any more

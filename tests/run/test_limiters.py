@@ -413,3 +413,28 @@ async def test_many_calls_through_a_limiter_leave_nothing():
         await settled(pool)
         assert len(pool._parts.engine.venues) == 3
         assert pool.statistics().done == 50
+
+
+async def test_a_failing_map_behind_a_limiter_stops_its_other_calls():
+    """A call that fails in a map is told of once, so the map ends when its other calls have."""
+    began, stopped = asyncio.Event(), []
+
+    async def work(x):
+        if not x:
+            await began.wait()
+            raise ValueError(x)
+        began.set()
+        try:
+            await forever()
+        finally:
+            await turns(20)
+            stopped.append(x)
+
+    async with Pool() as pool:
+        view = pool.view(limit=2)
+        with pytest.raises(ValueError, match="0"):
+            await view.map(work, range(2), limiter=Counting(2))
+        assert stopped == [1]
+        await settled(pool)
+        statistics = pool.statistics()
+        assert (view._own.quota.running, statistics.failed, statistics.cancelled) == (0, 1, 1)
