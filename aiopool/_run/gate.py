@@ -9,10 +9,12 @@ who is next; and only as many as keep the workers busy are through it and not ye
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
+from aiopool._backends.seats import innermost
 from aiopool._core.scheduler import CountedVenue
 from aiopool._core.workload import Batch, Workload
 from aiopool._run.handle import TaskHandle
@@ -71,7 +73,9 @@ class Gate:
             if batch is None:
                 return
             self._entering = True
-            task = self._engine.loop.create_task(self._pass(batch))
+            context = copy_context()  # of whoever has made room, perhaps a call
+            context.run(innermost.set, None)  # whose place this is not to lend
+            task = self._engine.loop.create_task(self._pass(batch), context=context)
             self._passes[task] = batch.workload
             task.add_done_callback(partial(self._passed, batch))
         self.venue.capacity = self.venue.running

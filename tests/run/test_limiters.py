@@ -8,7 +8,7 @@ from aiolimiter import AsyncLimiter
 
 from aiopool import Pool, Priority, Retry, TaskTimeout
 from tests import jobs
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.run.support import double, ended, forever, hold_back, settled, turns
 
 SHORT = 0.02
@@ -438,3 +438,22 @@ async def test_a_failing_map_behind_a_limiter_stops_its_other_calls():
         await settled(pool)
         statistics = pool.statistics()
         assert (view._own.quota.running, statistics.failed, statistics.cancelled) == (0, 1, 1)
+
+
+async def test_who_submits_to_a_limiter_lends_nothing(shop):
+    """A call that submits another through a limiter keeps its place while it does not wait."""
+    passed = []
+
+    async def outer():
+        passed.append(pool.submit(pow, 2, 3, on="thread", limiter=Counting(1)))
+        await wait_until(passed[0].done)
+        return list(shop.started)
+
+    async with Pool(limit=1) as pool:
+        running = pool.submit(outer)
+        pool.submit(shop.work, 1)
+        try:
+            assert await asyncio.wait_for(running, PATIENCE) == []
+        finally:
+            shop.open()
+        assert await passed[0] == 8
