@@ -27,10 +27,12 @@ https://asgi.readthedocs.io. Not here: per-route limits, which are ``limiter=`` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from inspect import Parameter, Signature
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
 import aiopool
@@ -92,6 +94,7 @@ class Lifespan:
     @asynccontextmanager
     async def __call__(self, app: object) -> AsyncIterator[dict[str, Any]]:
         """Open the pool for ``app``; the state that requests are to find."""
+        self._check()
         inner = nullcontext() if self._inner is None else self._inner(app)
         async with aiopool.Pool(self._workers(), **self._options) as pool:
             if hasattr(app, "state"):
@@ -115,6 +118,14 @@ class Lifespan:
             await send({"type": f"lifespan.{phase}.failed", "message": repr(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _check(self) -> None:
+        seconds: object = self._stop_timeout
+        processes: object = self._server_processes
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
+            raise ValueError(f"stop_timeout={seconds!r}: must be seconds, 0 or more")
+        if processes is not None and not (isinstance(processes, int) and processes > 0):
+            raise ValueError(f"server_processes={processes!r}: must be an int from 1 on, or None")
 
     def _workers(self) -> int:
         if self._max_workers is not None:
@@ -194,6 +205,9 @@ _ANSWERS: Final[dict[type[BaseException], Answer]] = {
     TaskTimeout: Answer(504, 1011, "The work took too long"),
 }
 
+_LEFT: Final = Answer(499, 1000, "The client has left")
+"""What nobody hears; middleware around this one insists on a response."""
+
 
 @final
 class PoolMiddleware:
@@ -226,7 +240,10 @@ class PoolMiddleware:
                     line.mute()
         except Exception as error:
             if patience.expired() and type(error) is TimeoutError:
-                return  # nobody is there to be told anything
+                if line.way == "http.response":
+                    with contextlib.suppress(OSError):  # which servers may raise now
+                        await line.tell(_LEFT, b"")
+                return
             answer = _ANSWERS.get(type(_single(error)))
             if answer is None or line.way is None:
                 raise

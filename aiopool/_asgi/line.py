@@ -22,7 +22,9 @@ _MESSAGE: Final = 64
 """Bytes that a message counts for beside its payload, so that empty ones are bounded too."""
 
 _GONE: Final = frozenset({"http.disconnect", "websocket.disconnect"})
-_LAST: Final = frozenset({"http.response.body", "websocket.http.response.body"})
+_LAST: Final = frozenset(
+    {"http.response.body", "http.response.pathsend", "websocket.http.response.body"}
+)
 _STARTS: Final = frozenset(
     {"http.response.start", "websocket.http.response.start", "websocket.close"}
 )
@@ -58,6 +60,7 @@ class Line:
         self._readers = 0  # who wait in `receive`
         self._listening = self._muted = False
         self._over = False  # nothing more will come
+        self._missed = False  # and nobody was told so
         # Asking for the body makes the client send it, which is the application's decision.
         self._wary = any(name == b"expect" for name, _ in scope["headers"])
         self.way: str | None = "http.response"  # how an error can still be told
@@ -90,6 +93,7 @@ class Line:
         finally:
             self._readers -= 1
             self._ask()
+            self._end_if_missed()  # who waited was cancelled as the client left
 
     async def send(self, message: Message) -> None:
         """Pass it on, taking note of how far the response has come."""
@@ -142,12 +146,20 @@ class Line:
         if not self._over:
             self._ahead += _weight(pull.result())
             self._ask()
-        elif self._listening and not self._readers:
+        else:
+            self._missed = True
+            self._end_if_missed()
+
+    def _end_if_missed(self) -> None:
+        """The request's time is over once its client has left and nobody waits to be told."""
+        if self._missed and self._listening and not self._readers:
+            self._missed = False
             self._patience.reschedule(0)
 
     def _take(self) -> Message:
         """The oldest message held; the last of all is told to everybody who asks."""
         if self._over and len(self._held) == 1:
+            self._missed = False
             return self._held[0].result()
         message = self._held.popleft().result()
         self._ahead -= _weight(message)

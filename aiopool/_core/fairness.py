@@ -26,35 +26,45 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
 
-from aiopool._core.queue import TurnQueue
+from aiopool._core.queue import Element, TurnQueue
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
-    from aiopool._core.workload import Workload
+    from aiopool._core.options import Settings
 
 _NEVER: Final = -inf
 
 
+class Keyed(Element, Protocol):
+    """What may be a tenant's: a workload, or who waits for room to submit one."""
+
+    settings: Settings
+    """Its options, of which ``fairness_key`` counts."""
+
+
+W = TypeVar("W", bound=Keyed)
+
+
 @final
-class Tenant:
+class Tenant(Generic[W]):
     """The waiting workloads of one key; an element of a ``TurnQueue``, as a workload is."""
 
     __slots__ = ("_counts", "_levels", "_ranks", "entry", "priority", "queue", "served", "turn")
 
     def __init__(self, aging: float) -> None:
-        self.queue: TurnQueue[Workload] = TurnQueue(aging)
+        self.queue: TurnQueue[W] = TurnQueue(aging)
         self.served = _NEVER  # when one of them was last started
         self.entry: tuple[Any, ...] | None = None  # its one valid place in the outer queue
         self.turn = 0.0  # these two make up its key there
         self.priority = 0
-        self._ranks: dict[Workload, int] = {}  # the priority each was put in with
+        self._ranks: dict[W, int] = {}  # the priority each was put in with
         self._counts: dict[int, int] = {}  # how many have it
         self._levels: list[int] = []  # the same priorities, a heap
 
-    def push(self, workload: Workload) -> None:
+    def push(self, workload: W) -> None:
         """Put in a workload, or move it."""
         old, rank = self._ranks.get(workload), workload.priority
         if rank != old:
@@ -67,7 +77,7 @@ class Tenant:
             self._ranks[workload] = rank
         self.queue.push(workload)
 
-    def remove(self, workload: Workload) -> None:
+    def remove(self, workload: W) -> None:
         """Take one out."""
         self._counts[self._ranks.pop(workload)] -= 1
         self.queue.remove(workload)
@@ -95,22 +105,22 @@ class Tenant:
 
 
 @final
-class FairQueue:
+class FairQueue(Generic[W]):
     """A ``TurnQueue`` in which tenants take turns."""
 
     __slots__ = ("_tenants", "_turns", "aging", "size")
 
-    def __init__(self, turns: TurnQueue[Workload]) -> None:
+    def __init__(self, turns: TurnQueue[W]) -> None:
         self.aging = turns.aging
         self.size = turns.size  # how many workloads are in it; to be read only
         # Of tenants, and of workloads that have no key.
-        self._turns = cast("TurnQueue[Workload | Tenant]", turns)
-        self._tenants: dict[Hashable, Tenant] = {}  # by key; none is empty
+        self._turns = cast("TurnQueue[W | Tenant[W]]", turns)
+        self._tenants: dict[Hashable, Tenant[W]] = {}  # by key; none is empty
 
     def __len__(self) -> int:
         return self.size
 
-    def __iter__(self) -> Iterator[Workload]:
+    def __iter__(self) -> Iterator[W]:
         """The workloads in it, in no particular order."""
         for each in self._turns:
             if type(each) is Tenant:
@@ -118,7 +128,7 @@ class FairQueue:
             else:
                 yield each
 
-    def push(self, workload: Workload) -> None:
+    def push(self, workload: W) -> None:
         """Put it in its place; if it is in already, move it there."""
         if workload.entry is None:
             self.size += 1
@@ -132,12 +142,12 @@ class FairQueue:
         tenant.push(workload)
         self._place(tenant)
 
-    def peek(self) -> Workload | None:
+    def peek(self) -> W | None:
         """The workload whose turn it is, None if the queue is empty."""
         head = self._turns.peek()
         return head.queue.peek() if type(head) is Tenant else head
 
-    def remove(self, workload: Workload) -> None:
+    def remove(self, workload: W) -> None:
         """Take it out if it is in."""
         if workload.entry is None:
             return
@@ -154,14 +164,14 @@ class FairQueue:
             self._turns.remove(tenant)
             del self._tenants[key]
 
-    def served(self, workload: Workload, now: float) -> None:
+    def served(self, workload: W, now: float) -> None:
         """A call of it starts: its tenant has had its turn."""
         tenant = self._tenants.get(workload.settings.fairness_key)
         if tenant is not None:
             tenant.served = now
             self._place(tenant, afresh=True)
 
-    def _place(self, tenant: Tenant, *, afresh: bool = False) -> None:
+    def _place(self, tenant: Tenant[W], *, afresh: bool = False) -> None:
         """Put a tenant where it belongs now; ``afresh`` behind its equals, if it was there."""
         turn, priority = tenant.place()
         if afresh or tenant.entry is None or (turn, priority) != (tenant.turn, tenant.priority):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from aiopool._core.fairness import FairQueue
     from aiopool._core.scheduler import Venue
+    from aiopool._core.workload import Workload
 
 
 @final
@@ -24,7 +25,7 @@ class Quota:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.running = 0  # places taken; may pass ``capacity`` when a lent one is forced back
-        self.lines: dict[Venue, FairQueue] = {}  # what is parked; none is empty
+        self.lines: dict[Venue, FairQueue[Workload]] = {}  # what is parked; none is empty
 
     @property
     def has_room(self) -> bool:

@@ -50,7 +50,7 @@ class Venue:
     __slots__ = ("parked", "population", "queue")
 
     def __init__(self, aging: float) -> None:
-        self.queue: TurnQueue[Workload] | FairQueue = TurnQueue(aging)
+        self.queue: TurnQueue[Workload] | FairQueue[Workload] = TurnQueue(aging)
         self.population = 0  # workloads that are not concluded
         self.parked = 0  # those in lines of quotas instead of in the queue
 
@@ -142,7 +142,7 @@ class Venue:
         workload.parked = False
         self.parked -= 1
 
-    def _line_of(self, workload: Workload) -> TurnQueue[Workload] | FairQueue:
+    def _line_of(self, workload: Workload) -> TurnQueue[Workload] | FairQueue[Workload]:
         """Where it is queued, or is to be."""
         if not workload.parked:
             return self.queue

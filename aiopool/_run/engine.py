@@ -173,6 +173,7 @@ class Engine:
     def concluded(self, workload: Workload) -> None:
         """A sink has been told of all calls of its workload."""
         workload.sink = None  # the two hold each other, and a large result until a collection
+        workload.context = None  # it may hold a call that led to this one, and so on
         timer = self._live.pop(workload)
         if timer is not None:
             timer.cancel()

@@ -9,10 +9,12 @@ who is next; and only as many as keep the workers busy are through it and not ye
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
+from aiopool._backends.seats import innermost
 from aiopool._core.scheduler import CountedVenue
 from aiopool._core.workload import Batch, Workload
 from aiopool._run.handle import TaskHandle
@@ -71,7 +73,9 @@ class Gate:
             if batch is None:
                 return
             self._entering = True
-            task = self._engine.loop.create_task(self._pass(batch))
+            context = copy_context()  # of whoever has made room, perhaps a call
+            context.run(innermost.set, None)  # whose place this is not to lend
+            task = self._engine.loop.create_task(self._pass(batch), context=context)
             self._passes[task] = batch.workload
             task.add_done_callback(partial(self._passed, batch))
         self.venue.capacity = self.venue.running
@@ -114,6 +118,8 @@ class Gate:
             tell = partial(self._engine.failed, batch, error, 0.0, None)
         if not entered:
             self._move_on()
+        # A map whose call has failed stops its others, and this pass has ended.
+        del self._passes[cast("asyncio.Task[None]", asyncio.current_task())]
         tell()
         self.venue.settle(batch)  # which the engine may not know any more
         self._engine.changed()
@@ -164,9 +170,8 @@ class Gate:
         self._engine.soon()
 
     def _passed(self, batch: Batch, task: asyncio.Task[None]) -> None:
-        del self._passes[task]
         self._engine.soon()
-        if task.cancelled():  # before its first step, so it could not tell
+        if self._passes.pop(task, None) is not None:  # cancelled before it could tell
             self._move_on()
             self._engine.stopped(batch, started=False)
             self.venue.settle(batch)  # which the engine may not know any more

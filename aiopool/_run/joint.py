@@ -6,7 +6,8 @@ one cancels the call and stays until it has stopped. A call that waits for room 
 waits in a task of its own, because the caller that made it may leave before the others.
 
 Calls are the same if key and function are: partials are unwrapped, since the key stands for the
-arguments, and a function without a closure is known by its code, wherever it was made again.
+arguments, and a function without a closure is known by what it is made of, wherever it was made
+again: its code, which is equal for the same lines of two files, its globals and its defaults.
 
 Prior art: https://pkg.go.dev/golang.org/x/sync/singleflight
 """
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from aiopool._core.options import resolve
 from aiopool._core.retry import shown
 from aiopool._run import calls
+from aiopool._run.backlog import Place
 from aiopool._run.handle import TaskHandle
 from aiopool._run.ticket import Ticket
 
@@ -62,9 +64,10 @@ async def join(
 class Joint:
     """A call and those who wait for it."""
 
-    __slots__ = ("_entering", "_name", "_outer", "_parts", "_tickets", "handle")
+    __slots__ = ("_entering", "_name", "_outer", "_parts", "_place", "_tickets", "handle")
 
     handle: TaskHandle[Any]
+    _place: Place
 
     def __init__(self, parts: Machinery, name: Hashable) -> None:
         self._parts = parts
@@ -86,6 +89,7 @@ class Joint:
             self.handle = handle = calls.single(self._parts, fn, args, options, TaskHandle)
         finally:
             _within.reset(token)
+        self._place = Place(handle.settings)
         handle.add_done_callback(self._ended)
         self._parts.joints[self._name] = self
         if self._parts.backlog.is_open:
@@ -104,9 +108,10 @@ class Joint:
             within = within._outer  # noqa: SLF001 - another of these
 
     def hurry(self, priority: int) -> None:
-        """Make it as important as the one who joins, if it is not more so and is in line."""
-        if self._entering is None and priority < self.handle.priority:
+        """Make it as important as the one who joins, if it is not more so."""
+        if priority < self.handle.priority:
             self.handle.priority = priority
+            self._parts.backlog.moved(self._place, priority)
 
     def ticket(self) -> Ticket[Any]:
         """What one who waits, waits on."""
@@ -118,7 +123,8 @@ class Joint:
     async def _enter(self, open_parts: Callable[[], Machinery]) -> None:
         """Wait for room, then put the call in line."""
         try:
-            await self._parts.backlog.enter(self.handle.name, self.handle.settings)
+            handle = self.handle
+            await self._parts.backlog.enter(handle.name, handle.settings, self._place)
             open_parts()
         except asyncio.CancelledError:
             self._end(Ticket.conclude_stopped)
@@ -137,12 +143,12 @@ class Joint:
             del self._tickets[ticket]
             ticket.conclude_stopped()
             return
-        self._free()  # who comes now is not to have a call that is being stopped
         if self._entering is None:
             self.handle.cancel()
         else:
             self._entering.cancel()
             self._end(Ticket.conclude_stopped)
+        self._free()  # who comes now is not to have a call that is being stopped
 
     def _ended(self, handle: TaskHandle[Any]) -> None:
         if handle.cancelled():
@@ -153,12 +159,14 @@ class Joint:
             self._end(lambda ticket: ticket.conclude(handle.result()))
 
     def _end(self, tell: Callable[[Ticket[Any]], object]) -> None:
-        self._free()
         tickets, self._tickets = self._tickets, {}
         for ticket in tickets:
             tell(ticket)
+        self._outer = None  # it waits for nobody now, and would hold all that came before it
+        self._free()
 
     def _free(self) -> None:
+        """Be joined no more."""
         joints = self._parts.joints
         if joints.get(self._name) is self:
             del joints[self._name]
@@ -176,6 +184,8 @@ def _name_of(fn: Callable[..., Any], key: Hashable) -> Hashable:
     owner: object = None
     if isinstance(fn, MethodType):
         owner, fn = fn.__self__, fn.__func__
-    if isinstance(fn, FunctionType) and fn.__closure__ is None:
-        return fn.__code__, id(owner), key
-    return id(fn), id(owner), key
+    what: Hashable = id(fn)
+    if isinstance(fn, FunctionType) and fn.__closure__ is None and fn.__kwdefaults__ is None:
+        # A default that is a constant is the same object each time, one that binds a value is not.
+        what = fn.__code__, id(fn.__globals__), id(fn.__defaults__)
+    return what, id(owner), key

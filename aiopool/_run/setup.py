@@ -49,7 +49,7 @@ class Machinery:
         self.defaults = settings.defaults  # the options of a call that says nothing else
         self.submitted: list[TaskHandle[Any]] = []  # for collect
         self.joints: dict[Hashable, Joint] = {}  # calls that others may join, by what they are
-        self.backlog = Backlog(engine, settings.max_pending)
+        self.backlog = Backlog(engine, settings.max_pending, settings.aging)
         aging = settings.aging
         tasks_venue = CountedVenue(settings.limit, aging)
         self.tasks = TaskBackend(engine, tasks_venue, loop)

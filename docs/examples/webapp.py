@@ -112,10 +112,19 @@ async def pool_of(connection: HTTPConnection, options: aiopool.TaskOptions) -> a
     return pool.view(**options).view(fairness_key=client)
 
 
+async def asked_for(
+    request: Request, options: aiopool.TaskOptions
+) -> tuple[aiopool.PoolView, bytes]:
+    """The pool and the body; 503 where too much waits before the body is sent, or once it is."""
+    pool, body = await pool_of(request, options), await body_of(request)
+    pool.admit()  # others may have come meanwhile
+    return pool, body
+
+
 async def thumbnail(request: Request) -> Response:
     if Image is None:
         raise HTTPException(501, "Pillow is not installed")
-    pool, picture = await pool_of(request, SHORT), await body_of(request)
+    pool, picture = await asked_for(request, SHORT)
     try:  # who asks for the same picture at the same time shares one call
         small = await pool.run(shrink, picture, 256, key=picture)
     except ValueError as error:
@@ -124,12 +133,12 @@ async def thumbnail(request: Request) -> Response:
 
 
 async def words(request: Request) -> Response:
-    pool, text = await pool_of(request, SHORT), await body_of(request)
+    pool, text = await asked_for(request, SHORT)
     return JSONResponse(await pool.run(common_words, text, 10, key=text))
 
 
 async def factor(request: Request) -> Response:
-    pool, text = await pool_of(request, LONG), await body_of(request)
+    pool, text = await asked_for(request, LONG)
 
     async def rows() -> AsyncIterator[str]:
         async with pool.stream(factors, text.decode("latin-1").split()) as results:

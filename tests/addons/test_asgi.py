@@ -194,8 +194,59 @@ async def test_a_client_that_leaves_ends_its_request(says):
     async with here.serving(app) as served:
         await app.began.wait()
         here.say(LEFT)
-        assert await served == []
+        start, body = await served
+    assert (start["status"], body["type"]) == (499, "http.response.body")
     assert app.end == "cancelled"
+
+
+async def test_a_response_that_its_client_left_is_not_ended():
+    """A response that had started when its client left is not started again, or ended."""
+    here, waiting = client(), Waiting()
+
+    async def app(scope, receive, send):
+        await send(START)
+        await waiting(scope, receive, send)
+
+    async with here.serving(app) as served:
+        await waiting.began.wait()
+        here.say(LEFT)
+        assert await served == [START]
+
+
+async def test_a_server_that_sends_nothing_more():
+    """A server that raises OSError for what is sent when the client has left is not bothered."""
+    here, app = client(), Waiting()
+
+    async def send(message):
+        raise OSError("gone")
+
+    here.say(LEFT)
+    await PoolMiddleware(app)(here.scope, here.receive, send)
+    assert app.end == "cancelled"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_stops_listening_as_the_client_leaves(turns):
+    """A client that leaves as a reader is cancelled is told of there, or ends the request."""
+    here = client()
+    told = []
+
+    async def app(scope, receive, send):
+        await get_pool(scope)
+        await asyncio.sleep(0)
+        reading = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        here.say(LEFT)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        if reading.cancelled():
+            await asyncio.Event().wait()
+        told.append(reading.result())
+
+    sent = await here.served(app)
+    assert told == [LEFT] or sent[0]["status"] == 499
 
 
 @pytest.mark.parametrize("kind", ["text", "bytes"])
@@ -274,7 +325,7 @@ async def test_a_client_that_leaves_as_its_request_ends(turns):
         for _ in range(turns):
             await asyncio.sleep(0)
 
-    assert await here.served(app) == []
+    assert [message.get("status", 499) for message in await here.served(app)] in ([], [499, 499])
     await asyncio.sleep(0)
     assert complaints == []
 
@@ -343,15 +394,18 @@ async def test_an_expected_body_is_listened_behind():
     assert waiting.end == "cancelled"
 
 
-@pytest.mark.parametrize("again", [False, True])
-async def test_what_follows_the_response_goes_on(again):
+FILE = {"type": "http.response.pathsend", "path": "/file"}
+
+
+@pytest.mark.parametrize(("again", "last"), [(False, LAST), (True, LAST), (False, FILE)])
+async def test_what_follows_the_response_goes_on(again, last):
     """A background task outlives its client, also if it asks for the pool itself."""
     here, waiting = client(), Waiting()
 
     async def app(scope, receive, send):
         await get_pool(scope)
         await send(START)
-        await send(LAST)
+        await send(last)
         here.say(LEFT)  # servers say so to everybody after the response
         if again:
             await get_pool(scope)
@@ -625,11 +679,23 @@ async def test_an_application_without_framework():
     assert server.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-@pytest.mark.parametrize("options", [{"max_workers": 0}, {"nonsense": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_workers": 0},
+        {"nonsense": 1},
+        {"stop_timeout": -1},
+        {"stop_timeout": "5"},
+        {"stop_timeout": float("inf")},
+        {"server_processes": 0},
+        {"server_processes": -2},
+    ],
+)
 async def test_options_out_of_range_fail_the_start(options):
     """A lifespan whose pool cannot be made reports that the start failed."""
     server = Server()
     server.say({"type": "lifespan.startup"})
+    server.say({"type": "lifespan.shutdown"})
     with pytest.raises((TypeError, ValueError)):
         await Lifespan(**options).serve(server.scope, server.receive, server.send)
     assert server.sent == ["lifespan.startup.failed"]

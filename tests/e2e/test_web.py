@@ -15,8 +15,9 @@ from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 
+from aiopool import PoolFull
 from aiopool.asgi import Lifespan, PoolMiddleware, get_pool
 from tests import jobs
 from tests.e2e.servers import Talk, load_example, serving
@@ -262,6 +263,50 @@ async def test_overload_timeouts_and_stopping_have_answers(gate, tmp_path):
         assert [(await each).status_code for each in (first, second)] == [200, 200]
         await closing
         assert (await client.get("/plain")).status_code == 503
+
+
+@on_one_loop
+async def test_a_mounted_application_with_the_middleware_is_answered():
+    """Errors within a mounted application that has the middleware too are answered 504 and 503."""
+
+    async def late(request):
+        pool = await get_pool(request)
+        await pool.run(jobs.sleep_for, 60, timeout=0.05)
+
+    async def full(request):
+        raise PoolFull(1)
+
+    routes = [Route("/late", late), Route("/full", full)]
+    inner = Starlette(routes=routes, middleware=[Middleware(PoolMiddleware)])
+    async with (
+        serving(site_of({"max_workers": 1}, Mount("/inner", inner))) as site,
+        httpx.AsyncClient(base_url=site.url, timeout=30) as client,
+    ):
+        assert (await client.get("/inner/late")).status_code == 504
+        assert (await client.get("/inner/full")).status_code == 503
+
+
+@on_one_loop
+async def test_middleware_around_is_not_disturbed_by_who_leaves(gate, tmp_path):
+    """A client that leaves causes no error in middleware that insists on a response."""
+    ends = []
+
+    async def insist(request, call_next):
+        ends.append("error")
+        response = await call_next(request)
+        ends[-1] = response.status_code
+        return response
+
+    desk = Desk(gate, tmp_path / "cleanup")
+    around = [Middleware(BaseHTTPMiddleware, dispatch=insist)]
+    async with serving(desk.app(middleware=around)) as site:
+        talk = await Talk.to(site.port)
+        talk.ask("/plain")
+        await gate.entered()
+        await talk.leave()
+        await wait_until(lambda: not desk.pool.statistics().running)
+        await wait_until(lambda: not site.server.server_state.tasks)
+    assert ends == [499]
 
 
 # --- bad input ------------------------------------------------------------------------------

@@ -1,15 +1,17 @@
 """Callers of the same function and key share one call, and leave it one by one."""
 
 import asyncio
+import gc
 import threading
 import traceback
+import weakref
 from functools import partial
 
 import pytest
 
 from aiopool import Pool, PoolClosed, Priority, Retry, TaskTimeout
 from tests import jobs
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.run.support import double, ended, forever, hold_back, is_cancelled, settled, sweep, turns
 
 
@@ -78,6 +80,48 @@ async def test_what_counts_as_the_same_function():
         assert values == [(1, 0), (2, 0), "a", "b"]
         lambdas = [made_anew() for _ in range(2)]
         first, second = await asyncio.gather(*(pool.run(fn, key=0, on="thread") for fn in lambdas))
+        assert first is second
+
+
+def of_module(name):
+    """Give the function of a file whose lines are those of other files, too."""
+    namespace = {"turns": turns, "NAME": name}
+    exec("async def load():\n    await turns()\n    return NAME", namespace)
+    return namespace["load"]
+
+
+def bound_by_default(x):
+    async def load(x=x, *, y=0):
+        await turns()
+        return x
+
+    async def load_by_name(*, x=x):
+        await turns()
+        return x
+
+    return load, load_by_name
+
+
+async def test_equal_lines_are_not_the_same_function():
+    """Functions of equal code whose globals or defaults differ are not the same."""
+    async with Pool() as pool:
+        bound = zip(*map(bound_by_default, (1, 2)), strict=True)
+        for one, two in [(of_module(1), of_module(2)), *bound]:
+            assert await asyncio.gather(pool.run(one, key=0), pool.run(two, key=0)) == [1, 2]
+
+
+async def test_constant_defaults_are_the_same_function():
+    """A function that is made anew with the same constant defaults is the same."""
+
+    def anew():
+        def make(x=10, y=(20, 30)):
+            return object()
+
+        return make
+
+    async with Pool() as pool:
+        one, two = (pool.run(fn, key=0, on="thread") for fn in (anew(), anew()))
+        first, second = await asyncio.gather(one, two)
         assert first is second
 
 
@@ -202,6 +246,85 @@ async def test_joining_can_only_make_it_more_important(shop):
         shop.open()
         await asyncio.gather(*callers)
     assert order == ["shared", "normal"]
+
+
+async def test_joining_hurries_what_waits_for_room(shop):
+    """A call that waits for room is let in, and runs, as its most important caller asks."""
+    order = []
+
+    async def note(x):
+        order.append(x)
+
+    async with Pool(limit=1, max_pending=2, aging=1000) as pool:
+        await hold_back(pool, shop, 1)
+        pool.submit(note, "first", priority=Priority.LOW)
+        pool.submit(note, "second", priority=Priority.LOW)
+        callers = [asyncio.ensure_future(pool.run(note, "normal"))]
+        await turns()
+        callers += [ask(pool, note, "shared", priority=Priority.IDLE)]
+        await turns()
+        callers += [ask(pool, note, "shared", priority=Priority.HIGH)]
+        await turns()
+        shop.open()
+        await asyncio.gather(*callers)
+        await settled(pool)
+    assert order == ["first", "shared", "normal", "second"]
+
+
+class Spoilt:
+    """A key that can be hashed so many times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def __hash__(self):
+        self.times -= 1
+        if self.times < 0:
+            raise ValueError("spoilt")
+        return 1
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_key_that_spoils_holds_up_nobody(leaves):
+    """A key that can be hashed no more when the call ends costs no caller its answer."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    async with Pool() as pool:
+        caller = ask(pool, forever if leaves else turns, key=Spoilt(3))
+        await turns()
+        if leaves:
+            with pytest.raises(ValueError, match="spoilt"):
+                caller.cancel()
+        await asyncio.wait_for(ended(caller), PATIENCE)
+        assert caller.done()
+
+
+async def test_calls_that_lead_to_one_another_are_not_kept():
+    """A call that had its successor begun is freed once it has ended, and so is its value."""
+    values, ahead = [], []
+
+    class Value:
+        pass
+
+    async def load(x):
+        values.append(weakref.ref(value := Value()))
+        asyncio.get_running_loop().call_soon(lambda: ahead.append(ask(pool, hold, x)))
+        return value
+
+    async def hold(x):
+        await turns(3)
+        del ahead[:]
+        if x:
+            ahead.append(ask(pool, load, x - 1))
+        else:
+            gc.collect()
+            counts.append(sum(value() is not None for value in values))
+
+    counts = []
+    async with Pool() as pool:
+        await ask(pool, load, 20)
+        await wait_until(lambda: counts)
+    assert len(values) == 21
+    assert counts[0] <= 2
 
 
 async def test_mistakes_are_told_to_whoever_makes_them(shop):

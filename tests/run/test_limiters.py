@@ -8,7 +8,7 @@ from aiolimiter import AsyncLimiter
 
 from aiopool import Pool, Priority, Retry, TaskTimeout
 from tests import jobs
-from tests.helpers import wait_until
+from tests.helpers import PATIENCE, wait_until
 from tests.run.support import double, ended, forever, hold_back, settled, turns
 
 SHORT = 0.02
@@ -413,3 +413,47 @@ async def test_many_calls_through_a_limiter_leave_nothing():
         await settled(pool)
         assert len(pool._parts.engine.venues) == 3
         assert pool.statistics().done == 50
+
+
+async def test_a_failing_map_behind_a_limiter_stops_its_other_calls():
+    """A call that fails in a map is told of once, so the map ends when its other calls have."""
+    began, stopped = asyncio.Event(), []
+
+    async def work(x):
+        if not x:
+            await began.wait()
+            raise ValueError(x)
+        began.set()
+        try:
+            await forever()
+        finally:
+            await turns(20)
+            stopped.append(x)
+
+    async with Pool() as pool:
+        view = pool.view(limit=2)
+        with pytest.raises(ValueError, match="0"):
+            await view.map(work, range(2), limiter=Counting(2))
+        assert stopped == [1]
+        await settled(pool)
+        statistics = pool.statistics()
+        assert (view._own.quota.running, statistics.failed, statistics.cancelled) == (0, 1, 1)
+
+
+async def test_who_submits_to_a_limiter_lends_nothing(shop):
+    """A call that submits another through a limiter keeps its place while it does not wait."""
+    passed = []
+
+    async def outer():
+        passed.append(pool.submit(pow, 2, 3, on="thread", limiter=Counting(1)))
+        await wait_until(passed[0].done)
+        return list(shop.started)
+
+    async with Pool(limit=1) as pool:
+        running = pool.submit(outer)
+        pool.submit(shop.work, 1)
+        try:
+            assert await asyncio.wait_for(running, PATIENCE) == []
+        finally:
+            shop.open()
+        assert await passed[0] == 8

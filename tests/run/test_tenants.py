@@ -128,3 +128,23 @@ def nested_of(fn):
         return await fn()
 
     return call
+
+
+async def test_tenants_wait_for_room_in_turns(shop):
+    """With the backlog full the single call of one tenant is let in before most of another's."""
+    order = []
+
+    async def note(tenant):
+        order.append(tenant)
+
+    async with Pool(limit=1, max_pending=2) as pool:
+        await hold_back(pool, shop, 1)
+        big, small = pool.view(fairness_key="big"), pool.view(fairness_key="small")
+        callers = [asyncio.ensure_future(big.run(note, "big")) for _ in range(50)]
+        await turns()
+        callers.append(asyncio.ensure_future(small.run(note, "small")))
+        await turns()
+        shop.open()
+        await asyncio.gather(*callers)
+    assert order.index("small") <= 4
+    assert len(order) == 51
