@@ -10,9 +10,8 @@ application, server and start method; the executor is shared by all requests and
 ``run_in_executor``, as everywhere. ``give_way`` has workers run where nobody else wants the CPU:
 with it is how aiopool is to be used in a service, without it how an executor is.
 
-Where aiopool loses: to an executor with ``give_way`` in the trivial answer, which shares its event
-loop with half as much work there. Where there are no more CPUs than workers, the server waits for
-one as the system shares them out, and so does the generator: for everybody alike.
+Where aiopool loses: without ``give_way``, in the trivial answer, because its workers are busier and
+the server waits longer for a CPU where there are no more of them than workers.
 """
 
 import asyncio
