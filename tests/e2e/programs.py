@@ -45,14 +45,10 @@ def run_program(folder, source, *args, loop="asyncio", head=HEAD, patience=60.0)
 
 
 @contextlib.contextmanager
-def started(folder, source, *args, loop="asyncio"):
-    """Start a program from its source text; kill what is left of its group afterwards.
-
-    Its temporary files are in ``folder/"temporary"``.
-    """
+def started(folder, source, *args, loop="asyncio", **environ):
+    """Start a program from its source text; kill what is left of its group afterwards."""
     path = write(folder, source, loop=loop)
-    (folder / "temporary").mkdir(exist_ok=True)
-    env = {**environment(), "TMPDIR": str(folder / "temporary")}
+    env = {**environment(), **environ}
     with (
         (folder / "out").open("w") as out,
         (folder / "err").open("w") as err,

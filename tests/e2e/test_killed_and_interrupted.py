@@ -2,7 +2,9 @@
 
 import os
 import signal
+import tempfile
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -114,14 +116,18 @@ def test_program_with_spawned_workers_ended(phase, end, tmp_path):
 def end_program(phase, end, method, loop, tmp_path):
     """Start the program, end it in that phase, and check what is left."""
     folder = tmp_path / "pids"
-    with started(tmp_path, PROGRAM, folder, phase, method, GRACE, loop=loop) as program:
+    command = (tmp_path, PROGRAM, folder, phase, method, GRACE)
+    with (
+        tempfile.TemporaryDirectory() as temporary,  # shorter than tmp_path: sockets are in it
+        started(*command, loop=loop, TMPDIR=temporary) as program,
+    ):
         pids = under_way(folder, phase)
         assert len(are_alive(pids)) == 2
         signum = send(program, end)
         program.wait(20)
         block_until(lambda: not are_alive(pids), "the workers are gone", patience=SOON)
         gone(program.pid, patience=SOON)
-    assert list((tmp_path / "temporary").iterdir()) == []
+        assert list(Path(temporary).iterdir()) == []
     stderr = (tmp_path / "err").read_text()
     assert program.returncode == -signum, stderr
     assert tracebacks(stderr) <= 1, stderr

@@ -141,3 +141,24 @@ def test_sys_exit_in_main(tmp_path):
 
 def _dedented(source):
     return "\n".join(line[4:] for line in source.splitlines()) + "\n"
+
+
+def test_a_fork_server_that_is_stopped(tmp_path):
+    """A program that stops its fork server and goes on gets another one."""
+    done = run_program(
+        tmp_path,
+        """
+        import multiprocessing.forkserver
+
+        async def main():
+            for number in range(2):
+                async with aiopool.Pool(1, mp_context="forkserver") as pool:
+                    print(await pool.run(jobs.inc, number))
+                multiprocessing.forkserver._forkserver._stop()
+
+        if __name__ == "__main__":
+            run(main())
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "2"]
