@@ -27,10 +27,9 @@ https://asgi.readthedocs.io. Not here: per-route limits, which are ``limiter=`` 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from inspect import Parameter, Signature
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
@@ -241,7 +240,7 @@ class PoolMiddleware:
         except Exception as error:
             if patience.expired() and type(error) is TimeoutError:
                 if line.way == "http.response":
-                    with contextlib.suppress(OSError):  # which servers may raise now
+                    with suppress(OSError):  # which servers may raise now
                         await line.tell(_LEFT, b"")
                 return
             answer = _ANSWERS.get(type(_single(error)))
