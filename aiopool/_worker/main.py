@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiopool._wire.failure import encode_failure
@@ -55,7 +53,6 @@ def prepare(sock: socket.socket, plan: Plan) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, worker.on_interrupt)
-    sys.unraisablehook = partial(worker.on_unraisable, sys.unraisablehook)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -12,9 +12,8 @@ What a call has written is sent before its result, and a result that follows suc
 
 from __future__ import annotations
 
-import signal
 from collections import deque
-from threading import RLock, Timer, main_thread
+from threading import RLock
 from time import monotonic_ns
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -46,7 +45,6 @@ from aiopool._worker.output import Output, Shield
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Mapping
-    from sys import UnraisableHookArgs
     from types import FrameType
 
     from aiopool._wire.framing import Bytes, Frame
@@ -59,9 +57,6 @@ _TOGETHER: Final = 500_000
 
 _LINGER: Final = 100_000
 """Nanoseconds for which a worker stays awake when calls come in quick succession."""
-
-_AGAIN: Final = 0.001
-"""Seconds after which an interrupt that was lost strikes again."""
 
 _JOIN: Final = 128 * 1024
 
@@ -140,21 +135,6 @@ class Worker:
         if self._words[TARGET] == current != self._struck:
             self._struck = current
             raise Interrupted
-
-    def on_unraisable(
-        self, hook: Callable[[UnraisableHookArgs], object], lost: UnraisableHookArgs
-    ) -> None:
-        """In place of ``sys.unraisablehook``: what struck amid a finalizer has stopped only that.
-
-        So it strikes again, a moment later, if that call still runs.
-        """
-        if lost.exc_type is not Interrupted:
-            hook(lost)
-            return
-        self._struck = 0
-        again = Timer(_AGAIN, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
-        again.daemon = True
-        again.start()
 
     def send(self, kind: int, body: Bytes, buffers: Iterable[Bytes] = ()) -> None:
         """Write one frame whole, from any thread.

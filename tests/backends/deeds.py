@@ -120,22 +120,6 @@ class DelKills:
 # --- not stopping ---------------------------------------------------------------------------
 
 
-class SlowToGo:
-    """What goes away slowly."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __del__(self):
-        self.marker.touch()
-        time.sleep(600)
-
-
-def sleep_in_a_finalizer(marker):
-    SlowToGo(Path(marker))
-    time.sleep(600)
-
-
 def swallow_interrupts(marker_path):
     """Let no exception end it; once that is so, say that it has begun."""
     said = False

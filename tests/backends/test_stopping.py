@@ -46,20 +46,6 @@ async def test_timeout_of_a_busy_loop(start_method):
         assert await pool.run(jobs.pid) == worker
 
 
-async def test_an_interrupt_amid_a_finalizer(start_method, tmp_path, capfd):
-    """A call is stopped although a finalizer has swallowed the interrupt, and nobody is told."""
-    marker = tmp_path / "marker"
-    async with aiopool.Pool(1, mp_context=start_method, grace_period=LONG) as pool:
-        worker = await pool.run(jobs.pid)
-        handle = pool.submit(deeds.sleep_in_a_finalizer, str(marker))
-        await wait_until(marker.exists)
-        handle.cancel()
-        await asyncio.wait([handle])
-        assert handle.cancelled()
-        assert await pool.run(jobs.pid) == worker
-    assert "Interrupted" not in capfd.readouterr().err
-
-
 STUBBORN = {
     "swallows": (deeds.swallow_interrupts, ()),
     "in C": (deeds.deaf_then, (jobs.spin_in_c, ENDLESS)),
