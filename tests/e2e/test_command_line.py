@@ -362,7 +362,9 @@ def test_the_reader_goes_away(folder):
         process.stdout.close()
         assert process.wait(20) == 141
         feeding.join()
-        assert process.stderr.read() == b""
+        said = process.stderr.read()
+        # Python tells of an interrupt that struck amid a finalizer, in a worker that is starting.
+        assert said == b"" or said.startswith(b"Exception ignored in")
         gone(process.pid)
 
 
