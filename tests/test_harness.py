@@ -124,17 +124,20 @@ def test_shared_memory_is_a_leak():
     assert seen(before, memory.name) == []
 
 
-def test_the_shared_memory_of_strangers_is_no_leak(gate):
+def test_the_shared_memory_of_strangers_is_no_leak(gate, tmp_path):
     """A semaphore in use by a process that does not belong to the tests is ignored."""
     before = Snapshot.take()
     unmarked = {name: value for name, value in os.environ.items() if name != MARKER}
     start_orphan(
         "from multiprocessing import get_context; from tests import jobs;"
-        f"lock = get_context('spawn').Lock(); jobs.gate(*{gate.paths})",
+        "lock = get_context('spawn').Lock();"
+        f"jobs.write_whole({str(tmp_path / 'name')!r}, lock._semlock.name);"
+        f"jobs.gate(*{gate.paths})",
         env=unmarked,
     )
     helpers.block_until(gate.is_entered)
-    assert _shared_memory() - before.shared_memory
+    name = (tmp_path / "name").read_text().removeprefix("/")
+    assert f"/dev/shm/sem.{name}" in _shared_memory() - before.shared_memory
     assert seen(before, "shared memory") == []
     gate.open()
     helpers.block_until(lambda: not helpers.is_alive(gate.pid))
